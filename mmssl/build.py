@@ -1,0 +1,210 @@
+"""Recipe to modules, loaders and Trainer: the one place where the floors meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+
+from mmssl.callbacks import AtomicIO, Checkpoints, MetricsWriter, Progress, ValidationMonitor
+from mmssl.config import Recipe
+from mmssl.data import DataModule, inspect
+from mmssl.data.demo import resolve_root
+from mmssl.errors import ConfigError
+from mmssl.methods import Method, Pair
+from mmssl.registry import AGGREGATORS, ENCODERS, HEADS, LOSSES, MASKS, METHODS, MODALITIES, TRUNKS, signature_of
+from mmssl.rundir import RunDir
+
+log = logging.getLogger("mmssl")
+
+
+def data_root(recipe: Recipe) -> Path:
+    """Where the recipe's data set lies; makes `demo:clips` or `demo:signals` if need be."""
+    root = recipe.data.root
+    if not root.startswith("demo:") and not Path(root).is_absolute() and (Path(recipe.folder) / root).is_dir():
+        return Path(recipe.folder) / root
+    return resolve_root(root)
+
+
+def complete(recipe: Recipe) -> Recipe:
+    """The recipe with what only its data set knows: per-channel mean and std, channels, vocabulary.
+
+    What the recipe says itself stays. The result needs the data set no more to build its model.
+    """
+    root = data_root(recipe)
+    manifest = inspect(root)
+    modalities = {}
+    for key, node in recipe.modalities.items():
+        takes, info = signature_of(MODALITIES.find(node["name"])), manifest.modalities.get(key)
+        facts: dict[str, Any] = {}
+        if info is not None:
+            facts = {"mean": info.mean, "std": info.std, "channels": len(info.channels) or None}
+        if (root / "vocab.txt").is_file():
+            facts["vocabulary"] = str((root / "vocab.txt").resolve())
+        facts = {k: v for k, v in facts.items() if k in takes and v is not None and node.get(k) is None}
+        modalities[key] = {**node, **facts}
+    return dataclasses.replace(recipe, modalities=modalities)
+
+
+def modalities(recipe: Recipe) -> dict[str, Any]:
+    """All modalities of a recipe by name; file settings are sought beside the recipe, then in the working directory."""
+    built = {}
+    for key, node in recipe.modalities.items():
+        node = dict(node)
+        for setting in ("vocabulary", "vectors"):
+            if node.get(setting):
+                node[setting] = _find(node[setting], recipe, f"modalities.{key}.{setting}")
+        built[key] = MODALITIES.build(node, f"modalities.{key}")
+    return built
+
+
+def method(recipe: Recipe, parts: dict[str, Any]) -> Method:
+    """The recipe's method with fresh weights, drawn from its seed.
+
+    Args:
+        recipe: complete.
+        parts: its modalities, built.
+
+    Raises:
+        ConfigError: parts that do not fit together.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        encoders = _encoders(recipe, parts)
+        given: dict[str, Any] = {"modalities": parts, "encoders": encoders, "optim": recipe.optim, "seed": recipe.seed}
+        takes = signature_of(METHODS.find(recipe.method["name"] if isinstance(recipe.method, dict) else recipe.method))
+        if "pairs" in takes:
+            given["pairs"] = pairs(recipe)
+        if "head" in takes:
+            dims = {name: encoder.dim for name, encoder in encoders.items()}
+            named = [(p.a, p.b) for p in given["pairs"]]
+            given["head"] = HEADS.build(recipe.head, "head", dims=dims, pairs=named)
+        if "aggregator" in takes:
+            given["aggregator"] = AGGREGATORS.build(recipe.aggregator, "aggregator", modalities=len(encoders),
+                                                    width=_common_width(encoders))
+        for key, registry in (("mask", MASKS), ("loss", LOSSES)):
+            if key in takes:
+                given[key] = registry.build(getattr(recipe, key), key)
+        return METHODS.build(recipe.method, "method", **given)
+
+
+def pairs(recipe: Recipe) -> list[Pair]:
+    """The recipe's pairs, then each modality that is in none of them with `video`, or with the first modality."""
+    built, named = [], set()
+    for key, node in recipe.pairs.items():
+        a, b = key.split("-")
+        settings = {"name": node} if isinstance(node, str) else dict(node)
+        weight = float(settings.pop("weight", 1.0))
+        built.append(Pair(a, b, LOSSES.build(settings, f"pairs.{key}"), weight))
+        named |= {a, b}
+    anchor = "video" if "video" in recipe.modalities else next(iter(recipe.modalities))
+    lonely = [m for m in recipe.modalities if m not in named and m != anchor]
+    built += [Pair(anchor, m, LOSSES.build({"name": "mil_nce"}, f"pairs.{anchor}-{m}")) for m in lonely]
+    if sum(p.weight for p in built) <= 0:
+        raise ConfigError("pairs: all weights are 0, so there is nothing to learn; give one a weight above 0")
+    return built
+
+
+def datamodule(recipe: Recipe, parts: dict[str, Any], run: RunDir | None = None) -> DataModule:
+    """The recipe's shards as Lightning's data module.
+
+    Args:
+        recipe: complete.
+        parts: its modalities, built.
+        run: where bad samples are listed; None: nowhere.
+    """
+    data = recipe.data
+    return DataModule(root=data_root(recipe), modalities=parts, train=data.train, val=data.val, test=data.test,
+                      batch_size=data.batch_per_device * world(recipe), workers=data.workers, seed=recipe.seed,
+                      cache_bytes=data.cache_mib << 20, bad_samples=data.bad_samples,
+                      quarantine_file=run.bad_samples_file if run else None)
+
+
+def trainer(recipe: Recipe, run: RunDir) -> lightning.Trainer:
+    """Lightning's Trainer with the run's callbacks, logger and atomic checkpoints."""
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*You are using a CUDA device.*Tensor Cores.*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    how = recipe.trainer
+    accumulate = accumulation(recipe)
+    writer = MetricsWriter(run.root, every=how.log_every)
+    callbacks = [writer, Progress(every=how.log_every), ValidationMonitor(),
+                 Checkpoints(run.root, every=how.checkpoint_every, monitor=how.monitor, mode=how.mode)]
+    return lightning.Trainer(
+        max_steps=how.max_steps, max_epochs=-1, accelerator=how.accelerator, devices=how.devices, num_nodes=how.nodes,
+        strategy="ddp" if world(recipe) > 1 else "auto", precision=how.precision,
+        val_check_interval=how.val_every * accumulate, check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        accumulate_grad_batches=accumulate, gradient_clip_val=recipe.optim.clip, use_distributed_sampler=False,
+        logger=TensorBoardLogger(run.root, name="tensorboard", version=""), callbacks=callbacks,
+        plugins=[AtomicIO()], enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=run.root)
+
+
+def world(recipe: Recipe) -> int:
+    """Number of processes that train together."""
+    return recipe.trainer.devices * recipe.trainer.nodes
+
+
+def accumulation(recipe: Recipe) -> int:
+    """Portions per optimiser step.
+
+    Raises:
+        ConfigError: `data.batch` is no multiple of what the devices take at once.
+    """
+    at_once = recipe.data.batch_per_device * world(recipe)
+    batch = recipe.data.batch or at_once
+    if batch % at_once:
+        raise ConfigError(f"data.batch: {batch} is no multiple of {at_once} = data.batch_per_device × devices × nodes; "
+                          f"try {max(1, batch // at_once) * at_once}")
+    return batch // at_once
+
+
+def compile_blocks(model: Method) -> bool:
+    """Compile each block of each trunk in place, where a compiler is found; returns whether it did."""
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu and not any(shutil.which(c) for c in (os.environ.get("CXX", "g++"), "g++", "clang++")):
+        log.warning("trainer.compile: no C++ compiler found, so the blocks run eagerly; install g++ to compile them")
+        return False
+    for block in {id(b): b for m in model.encoders.modules() for b in getattr(m, "blocks", [])}.values():
+        block.compile(dynamic=False)
+    return True
+
+
+def _encoders(recipe: Recipe, parts: dict[str, Any]) -> dict[str, nn.Module]:
+    trunks = {name: TRUNKS.build(node, f"trunks.{name}") for name, node in recipe.trunks.items()}
+    encoders = {}
+    for key, node in recipe.encoders.items():
+        node = {"name": node} if isinstance(node, str) else dict(node)
+        trunk = trunks[node.pop("trunk")] if "trunk" in node else None
+        where = f"encoders.{key}"
+        needs = signature_of(ENCODERS.find(node["name"], where))
+        if trunk is None and "trunk" in needs and needs["trunk"].default is needs["trunk"].empty:
+            raise ConfigError(f"{where}.trunk: missing; the encoder '{node['name']}' needs one of "
+                              f"{', '.join(trunks) or 'the section `trunks`, which is empty'}")
+        given = {"modality": parts[key]} | ({"trunk": trunk} if trunk is not None else {})
+        encoders[key] = ENCODERS.build(node, where, **given)
+    return encoders
+
+
+def _common_width(encoders: dict[str, nn.Module]) -> int:
+    widths = {name: encoder.dim for name, encoder in encoders.items()}
+    if len(set(widths.values())) != 1:
+        raise ConfigError(f"encoders: an aggregator needs one width for all of them, got {widths}")
+    return next(iter(widths.values()))
+
+
+def _find(name: str, recipe: Recipe, where: str) -> str:
+    for folder in (Path(recipe.folder), Path.cwd()):
+        if (folder / name).is_file():
+            return str(folder / name)
+    raise ConfigError(f"{where}: no file '{name}' in {recipe.folder} or {Path.cwd()}; give a path relative to one of them")

@@ -1,0 +1,139 @@
+"""YAML and overrides to a Recipe, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mmssl.config.check import problems_of, section_problems
+from mmssl.config.recipe import INTERNAL, SECTIONS, Recipe, node_of
+from mmssl.errors import ConfigError
+from mmssl.plugins import announce, find_file
+from mmssl.recipe_files import recipe_path
+from mmssl.registry import (
+    AGGREGATORS,
+    ENCODERS,
+    HEADS,
+    LOSSES,
+    MASKS,
+    METHODS,
+    MODALITIES,
+    TRUNKS,
+    signature_of,
+)
+
+#: Bytes beyond which a file is no recipe.
+LIMIT = 1 << 20
+
+
+def read(path: Path, overrides: list[str]) -> tuple[dict, dict]:
+    """A recipe file with overrides merged in.
+
+    Args:
+        path: the YAML file.
+        overrides: each `a.b=c`.
+
+    Returns:
+        the tree with interpolations resolved, and the raw one.
+
+    Raises:
+        ConfigError: no mapping, broken YAML, an override without `=`, an interpolation that leads nowhere.
+    """
+    if path.stat().st_size > LIMIT:
+        raise ConfigError(f"{path}: larger than {LIMIT} bytes, so not a recipe")
+    wrong = [o for o in overrides if "=" not in o]
+    if wrong:
+        raise ConfigError([f"override '{o}': expected key=value, e.g. trainer.max_steps=100" for o in wrong])
+    try:
+        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
+        resolved, raw = OmegaConf.to_container(tree, resolve=True), OmegaConf.to_container(tree, resolve=False)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ConfigError(f"{path}: not readable as a recipe: {' '.join(lines[:4])}") from None
+    if not isinstance(resolved, dict):
+        raise ConfigError(f"{path}: expected a mapping with the keys name, method, modalities, encoders")
+    return resolved, raw
+
+
+def load(name: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """A recipe by name or file, with overrides, checked against every part it names.
+
+    Args:
+        name: of a recipe of the package, or a path that ends in .yaml.
+        overrides: each `a.b=c`, as on the command line.
+
+    Raises:
+        ConfigError: with one line per problem, all of them at once.
+    """
+    path = recipe_path(str(name))
+    tree, raw = read(path, list(overrides or []))
+    sections, problems = section_problems(tree)
+    folder = path.resolve().parent
+    try:
+        plugins = [find_file(source, [folder, Path.cwd()]) for source in sections.get("plugins", [])]
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    for source in plugins:
+        announce(source, f"recipe {path.name}")
+    for section in ("modalities", "encoders", "trunks", "pairs"):
+        entries = sections.get(section) or {}
+        sections[section] = {key: node_of(section, key, value) for key, value in entries.items()}
+    problems += problems_of(sections)
+    if problems:
+        raise ConfigError(problems)
+    built = {key: SECTIONS[key](**value) if key in SECTIONS else value for key, value in sections.items()}
+    return Recipe(**{**built, "plugins": plugins}, folder=str(folder), interpolations=_interpolations(tree, raw))
+
+
+def full_dict(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain data with every default of every part written out, interpolations raw."""
+    tree = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in INTERNAL}
+    tree = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in tree.items()}
+    single = {"method": METHODS, "head": HEADS, "aggregator": AGGREGATORS, "mask": MASKS, "loss": LOSSES}
+    many = {"modalities": MODALITIES, "encoders": ENCODERS, "trunks": TRUNKS, "pairs": LOSSES}
+    for key, registry in single.items():
+        tree[key] = _with_defaults(registry, tree[key])
+    for key, registry in many.items():
+        tree[key] = {k: _with_defaults(registry, node_of(key, k, node)) for k, node in tree[key].items()}
+    for place, (text, value) in recipe.interpolations.items():
+        _put_back(tree, place.split("\x1f"), text, value)
+    return {k: v for k, v in tree.items() if v not in (None, {}, [])}
+
+
+def dump(recipe: Recipe) -> str:
+    """`full_dict` as YAML; `load` reads it back as the same recipe."""
+    return OmegaConf.to_yaml(OmegaConf.create(full_dict(recipe)))
+
+
+def _with_defaults(registry: Any, node: Any) -> Any:
+    if node is None:
+        return None
+    node = {"name": node} if isinstance(node, str) else dict(node)
+    plain = (type(None), bool, int, float, str, list, tuple)
+    defaults = {k: list(p.default) if isinstance(p.default, tuple) else p.default
+                for k, p in signature_of(registry.find(node["name"])).items()
+                if p.default is not inspect.Parameter.empty and isinstance(p.default, plain)}
+    hidden = ("seed", "optim") if registry is METHODS else ()
+    return {"name": node["name"], **{k: v for k, v in defaults.items() if k not in hidden}, **node}
+
+
+def _interpolations(tree: Any, raw: Any, place: tuple[str, ...] = ()) -> dict[str, tuple[str, Any]]:
+    if isinstance(raw, dict):
+        found: dict[str, tuple[str, Any]] = {}
+        for key, value in raw.items():
+            found |= _interpolations(tree[key] if isinstance(tree, dict) else None, value, (*place, str(key)))
+        return found
+    return {"\x1f".join(place): (raw, tree)} if isinstance(raw, str) and "${" in raw else {}
+
+
+def _put_back(tree: Any, place: list[str], text: str, value: Any) -> None:
+    for key in place[:-1]:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    if isinstance(tree, dict) and tree.get(place[-1]) == value:
+        tree[place[-1]] = text

@@ -1,0 +1,146 @@
+"""The sections of a recipe. Closed sections are dataclasses; open nodes are `{name: part, setting: value}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mmssl.optim import Optim
+
+Node = dict[str, Any]
+
+
+@dataclass
+class Data:
+    """Which samples, in which portions.
+
+    Args:
+        root: folder of a data set, or `demo:clips`, `demo:signals`.
+        train, val, test: names of the splits in its manifest.
+        batch_per_device: samples that one device takes at once.
+        batch: samples per optimiser step over all devices; null: batch_per_device times the number of devices. A larger
+            multiple is reached by accumulating gradients; negatives and batch statistics then come from each portion.
+        workers: decoding threads; 0 decodes in the training thread. The numbers of a run do not depend on it.
+        cache_mib: memory for decoded samples, in MiB; what does not fit is decoded anew in each epoch.
+        bad_samples: share of the split that may be unreadable before a run stops.
+    """
+
+    root: str = "demo:clips"
+    train: str = "train"
+    val: str = "val"
+    test: str = "test"
+    batch_per_device: int = 32
+    batch: int | None = None
+    workers: int = 1
+    cache_mib: int = 512
+    bad_samples: float = 0.01
+
+
+@dataclass
+class Training:
+    """How long, on what, and how often something is written. All counts are optimiser steps.
+
+    Args:
+        max_steps: length of the run.
+        accelerator, devices, nodes, precision: as Lightning's Trainer takes them.
+        log_every, val_every, checkpoint_every: steps between lines of metrics, validations, and saves.
+        monitor: validation metric whose best value marks `best.ckpt`; null: none is kept.
+        mode: whether a larger or a smaller value of `monitor` is better.
+        compile: compile each block of the trunks (needs a C++ compiler on the CPU; without one it runs eagerly).
+    """
+
+    max_steps: int = 1000
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
+    log_every: int = 20
+    val_every: int = 200
+    checkpoint_every: int = 200
+    monitor: str | None = None
+    mode: Literal["max", "min"] = "max"
+    compile: bool = False
+
+
+@dataclass
+class Probe:
+    """The linear probe that `mmssl probe` fits on frozen features, and `fit` at its end.
+
+    Args:
+        labels: names of labels in the manifest; empty: no probe.
+        features: modalities whose features are probed; "all" is their concatenation, "global" CroSSL's aggregate.
+        train: splits on which the classifier is fitted.
+        fractions: shares of the labels it may see.
+        seeds: draws of each share.
+    """
+
+    labels: list[str] = field(default_factory=list)
+    features: list[str] = field(default_factory=lambda: ["all"])
+    train: list[str] = field(default_factory=lambda: ["train"])
+    fractions: list[float] = field(default_factory=lambda: [1.0])
+    seeds: int = 3
+
+
+@dataclass
+class Recipe:
+    """A whole run. Change one with `dataclasses.replace(recipe, seed=1)`.
+
+    Args:
+        name: what the run is called.
+        method: node in the registry of methods.
+        modalities: nodes by the name that shards use; a node without `name` is the part called like its key.
+        encoders: nodes by modality; a bare word is the name of a trunk: `imu: shared`.
+        trunks: nodes by name; encoders that name the same trunk share its weights.
+        head, aggregator, mask, loss: nodes, for the methods that ask for one.
+        pairs: by `a-b`, the loss between two modalities: a node of a loss plus `weight`. A modality in no pair is
+            contrasted with `video`, or with the first modality.
+        plugins: files (relative to the recipe or to the working directory) or modules that add parts. They run code.
+        data, optim, trainer, probe: closed sections.
+        seed: of everything that is drawn.
+        folder: where the recipe file lies; relative paths in it start there. Not written.
+        interpolations: raw text of values like `${oc.env:DATA}` by dotted place, so that they are written back raw.
+    """
+
+    name: str
+    method: Node
+    modalities: dict[str, Node]
+    encoders: dict[str, Node]
+    trunks: dict[str, Node] = field(default_factory=dict)
+    head: Node | None = None
+    aggregator: Node | None = None
+    mask: Node | None = None
+    loss: Node | None = None
+    pairs: dict[str, Node] = field(default_factory=dict)
+    plugins: list[str] = field(default_factory=list)
+    data: Data = field(default_factory=Data)
+    optim: Optim = field(default_factory=Optim)
+    trainer: Training = field(default_factory=Training)
+    probe: Probe = field(default_factory=Probe)
+    seed: int = 0
+    folder: str = "."
+    interpolations: dict[str, tuple[str, Any]] = field(default_factory=dict)
+
+
+#: Closed sections, and the class of each.
+SECTIONS: Mapping[str, type] = {"data": Data, "optim": Optim, "trainer": Training, "probe": Probe}
+#: Fields of a recipe that no file may set.
+INTERNAL = ("folder", "interpolations")
+
+
+def node_of(section: str, key: str, value: Any) -> Any:
+    """An entry of `modalities` or `encoders` with its short forms written out; anything else as it is.
+
+    `{rate: 50}` under `modalities.imu` is the modality "imu"; `shared` under `encoders.imu` is the encoder "tokens" on
+    the trunk "shared", and an encoder node that names a trunk but no part is "tokens" too.
+    """
+    if section == "encoders":
+        if isinstance(value, str):
+            return {"name": "tokens", "trunk": value}
+        if isinstance(value, Mapping) and "name" not in value and "trunk" in value:
+            return {"name": "tokens", **value}
+    if section == "modalities" and (value is None or isinstance(value, Mapping) and "name" not in value):
+        return {"name": key, **(value or {})}
+    if isinstance(value, str) and section != "encoders":
+        return {"name": value}
+    return value

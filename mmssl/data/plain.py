@@ -1,0 +1,109 @@
+"""Codecs that need no media library: arrays and texts. No pickle; sizes are checked before memory is taken."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmssl.data.schema import ModalityInfo
+from mmssl.errors import DataError
+from mmssl.registry import CODECS
+from mmssl.types import Clip
+
+SAMPLES_LIMIT = 1 << 29  # values in one decoded array or sound (2 GiB as float32)
+TEXTS_LIMIT = 10_000
+
+
+@CODECS.register("npy")
+def decode_npy(data: bytes, info: ModalityInfo) -> Clip:
+    """A NumPy array file as Clip(float32 (C, T), info.rate). One axis (T,) becomes (1, T). No paper: ours.
+
+    Raises:
+        DataError: not an array file, an object array (that would be pickle), a length that differs from what the
+            header promises, another number of channels than `info.channels`, or values that are not finite.
+    """
+    stream = io.BytesIO(data)
+    shape, dtype = _npy_header(stream)
+    promised, held = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
+    if math.prod(shape) > SAMPLES_LIMIT:
+        raise DataError(f"array of shape {shape} has more than {SAMPLES_LIMIT} values; cut it into shorter records")
+    if promised != held:
+        raise DataError(f"array of shape {shape}, {dtype} needs {promised} bytes, the file holds {held}; it was cut "
+                        "off")
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    array = array[None] if array.ndim == 1 else array
+    if array.ndim < 2 or array.size == 0:
+        raise DataError(f"array of shape {shape}, expected (channels, samples) with at least one value")
+    if info.channels and array.shape[0] != len(info.channels):
+        raise DataError(f"array of shape {shape}, expected {len(info.channels)} channels ({', '.join(info.channels)})")
+    with np.errstate(over="ignore"):
+        values = np.array(array, dtype=np.float32, order="C")
+    bad = int(values.size - np.isfinite(values).sum())
+    if bad:
+        raise DataError(f"{bad} of {values.size} values are not finite numbers; fill or drop them before packing")
+    return Clip(torch.from_numpy(values), info.rate)
+
+
+def _npy_header(stream: io.BytesIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype that the header promises; the stream stands at the first value afterwards."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, _, dtype = read(stream)
+    except (ValueError, KeyError, EOFError) as error:
+        raise DataError(f"not a NumPy array file of version 1 or 2 ({error})") from None
+    if dtype.kind not in "biuf" or any(n < 0 for n in shape):
+        raise DataError(f"array of {dtype}, expected real numbers (objects would be pickle, which mmssl never reads)")
+    return shape, dtype
+
+
+@CODECS.register("json")
+def decode_json(data: bytes, info: ModalityInfo) -> Clip:
+    """Texts in JSON: a string, a list of strings, or an object with such a list under "texts". No paper: ours.
+
+    Raises:
+        DataError: anything else, no text at all, or more than 10,000.
+    """
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON ({error})") from None
+    texts = raw.get("texts") if isinstance(raw, dict) else raw
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataError('expected a list of strings, or {"texts": [...]}')
+    return _texts(texts)
+
+
+@CODECS.register("txt")
+def decode_txt(data: bytes, info: ModalityInfo) -> Clip:
+    """One text in UTF-8. Raises DataError where it is not UTF-8 or empty. No paper: ours."""
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 ({error})") from None
+    return _texts([text] if text else [])
+
+
+def _texts(texts: list[str]) -> Clip:
+    if not 1 <= len(texts) <= TEXTS_LIMIT:
+        raise DataError(f"holds {len(texts)} texts, expected 1 to {TEXTS_LIMIT}; leave the file out of a record that "
+                        "has no text")
+    return Clip(texts)
+
+
+def encode_npy(array: np.ndarray | torch.Tensor) -> bytes:
+    """An array as the bytes of a `.npy` file; equal arrays give equal bytes. Raises ValueError for object arrays."""
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
+
+
+def encode_json(value: Any) -> bytes:
+    """A value as JSON in UTF-8, keys sorted, so that equal values give equal bytes."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False).encode()

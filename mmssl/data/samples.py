@@ -1,0 +1,222 @@
+"""From the files of one record, or one raw file, to the tensors a batch is made of."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmssl.data.codecs import FILE_LIMIT, SOUND, VIDEO, decode, read_video_and_sound
+from mmssl.data.schema import ModalityInfo, parse_labels
+from mmssl.data.split import Split, find_field
+from mmssl.errors import DataError
+from mmssl.modalities import codecs_of
+from mmssl.registry import nearest
+from mmssl.rng import Rng
+from mmssl.types import Batch, Clip, Stream
+
+
+@dataclass
+class Sample:
+    """One record as its codecs read it: clips by modality (absent ones left out), class numbers by label, group."""
+
+    clips: dict[str, Clip]
+    labels: dict[str, int] = field(default_factory=dict)
+    group: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Memory it takes, roughly for texts."""
+        return 1000 + sum(clip.data.nbytes if isinstance(clip.data, Tensor) else sum(100 + len(t) for t in clip.data)
+                          for clip in self.clips.values())
+
+
+class ClipCache:
+    """Decoded samples in memory, added until `budget` bytes are full and then kept. Safe for threads.
+
+    Nothing is thrown out: under an order in which each record comes once per epoch, every choice hits equally often.
+    No paper: ours.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.used = budget, 0
+        self._held: dict[tuple, Sample] = {}
+        self._lock = threading.Lock()
+
+    def get(self, place: tuple) -> Sample | None:
+        """The sample kept under `place`, or None."""
+        return self._held.get(place)
+
+    def add(self, place: tuple, sample: Sample) -> None:
+        """Keep a sample if it fits."""
+        size = sample.bytes
+        with self._lock:
+            if place not in self._held and self.used + size <= self.budget:
+                self._held[place], self.used = sample, self.used + size
+
+
+class Reader:
+    """Records of a split as samples of the modalities asked for. Safe for threads. No paper: ours.
+
+    Args:
+        split: an open split.
+        modalities: by name, those to read; other files of a record are not touched.
+        cache: decoded samples; may be shared by several readers.
+
+    Raises:
+        DataError: no record of the first shards has any of the modalities.
+    """
+
+    def __init__(self, split: Split, modalities: Mapping[str, Any], cache: ClipCache | None = None) -> None:
+        self.split, self.modalities, self.cache = split, dict(modalities), cache or ClipCache(0)
+        self._infos = {name: split.modalities.get(name, ModalityInfo(codec=codecs_of(m)[0]))
+                       for name, m in self.modalities.items()}
+        held = {field for index in split.indices for field in index.fields}
+        if not any(find_field(sorted(held), name, codecs_of(m)) for name, m in self.modalities.items()):
+            raise DataError(f"{split.root}: split '{split.name}' holds {', '.join(sorted(held))}, but none of the "
+                            f"modalities asked for ({', '.join(self.modalities)}). Change `modalities` in the recipe, "
+                            "or `data.root`.")
+
+    def read(self, shard: int, record: int) -> Sample:
+        """Read and decode a record.
+
+        Raises:
+            DataError: a file that cannot be read or decoded, or none of the modalities; says which, not which record.
+        """
+        place = (self.split.name, shard, record)
+        kept = self.cache.get(place)
+        if kept is not None:
+            return kept
+        fields = self.split.fields(shard, record)
+        wanted = {name: find_field(fields, name, codecs_of(m)) for name, m in self.modalities.items()}
+        present = {name: fieldname for name, fieldname in wanted.items() if fieldname is not None}
+        if not present:
+            raise DataError(f"has none of {', '.join(wanted)}, only {', '.join(fields)}")
+        files = self.split.read(shard, record, [*present.values(), "labels.json"])
+        clips = {}
+        for name, fieldname in present.items():
+            try:
+                clips[name] = decode(fieldname.rpartition(".")[2], files[fieldname], self._infos[name])
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from None
+        labels, group = parse_labels(files.get("labels.json"))
+        sample = Sample(clips, labels, group)
+        self.cache.add(place, sample)
+        return sample
+
+
+def transform_clips(clips: Mapping[str, Clip], modalities: Mapping[str, Any], rng: Rng | None = None
+                    ) -> dict[str, Tensor]:
+    """Cut all clips of a sample to one shared window and bring each to its modality's shape. No paper: ours.
+
+    The window begins at u * (the shortest slack of all timed modalities), u uniform in [0, 1) or, without `rng`, 0.5.
+
+    Raises:
+        DataError: a transform refuses its clip, or gives another shape or type than the modality promises.
+    """
+    slack = [clip.seconds - modalities[name].seconds for name, clip in clips.items()
+             if clip.seconds is not None and modalities[name].seconds is not None]
+    u = 0.5 if rng is None else float(rng.at("window").numpy().random())
+    start = u * max(0.0, min(slack, default=0.0))
+    out = {}
+    for name, clip in clips.items():
+        x = modalities[name].transform(clip, start, None if rng is None else rng.at(name))
+        shape, dtype = tuple(modalities[name].shape), modalities[name].dtype
+        if tuple(x.shape) != shape or x.dtype != dtype:
+            raise DataError(f"{name} has shape {tuple(x.shape)} ({x.dtype}) after its transform, but the recipe "
+                            f"promises {shape} ({dtype}). Change modalities.{name} in the recipe")
+        out[name] = x
+    return out
+
+
+class Draft:
+    """A batch being filled, row by row, in any order and from several threads: memory taken once, zeros where absent.
+
+    Args:
+        rows: the global numbers of its B rows.
+        modalities: by name.
+        labels: names that the batch carries even where no sample has them.
+    """
+
+    def __init__(self, rows: Sequence[int], modalities: Mapping[str, Any], labels: Sequence[str] = ()) -> None:
+        size = len(rows)
+        self.batch = Batch(
+            streams={name: Stream(data=torch.zeros(size, *m.shape, dtype=m.dtype),
+                                  present=torch.zeros(size, dtype=torch.bool)) for name, m in modalities.items()},
+            valid=torch.zeros(size, dtype=torch.bool), rows=torch.tensor(list(rows), dtype=torch.int64),
+            keys=[""] * size, groups=[""] * size)
+        self._labels: list[dict[str, int]] = [{} for _ in rows]
+        self._names = set(labels)
+
+    def put(self, row: int, tensors: Mapping[str, Tensor], key: str = "", labels: Mapping[str, int] | None = None,
+            group: str = "") -> None:
+        """Fill one row with a sample's tensors."""
+        for name, x in tensors.items():
+            self.batch.streams[name].data[row] = x
+            self.batch.streams[name].present[row] = True
+        self.batch.valid[row] = True
+        self.batch.keys[row], self.batch.groups[row], self._labels[row] = key, group, dict(labels or {})
+
+    def finish(self) -> Batch:
+        """The batch, with the labels of all rows; -1 where a row lacks one."""
+        names = self._names.union(*self._labels)
+        self.batch.labels = {name: torch.tensor([row.get(name, -1) for row in self._labels], dtype=torch.int64)
+                             for name in sorted(names)}
+        return self.batch
+
+
+def collate_clips(samples: Sequence[Mapping[str, Tensor]], modalities: Mapping[str, Any],
+                  keys: Sequence[str] = ()) -> Batch:
+    """A batch of samples as `transform_clips` gives them, for data that do not come from shards. No paper: ours."""
+    draft = Draft(range(len(samples)), modalities)
+    for row, tensors in enumerate(samples):
+        draft.put(row, tensors, keys[row] if keys else str(row))
+    return draft.finish()
+
+
+def decode_file(path: str | Path, modalities: Mapping[str, Any], name: str | None = None) -> dict[str, Clip]:
+    """The clips in one raw file, by modality. No paper: ours.
+
+    A film gives its pictures to the modality that reads videos and its sound to the one that reads sound files.
+
+    Args:
+        modalities: by name, those of the model.
+        name: the modality that the file is for; None: all that read its extension (or what is inside a film).
+
+    Raises:
+        DataError: no such file, damage, no modality that reads it, or several that could.
+    """
+    path, wanted = Path(path), {name: modalities[name]} if name in modalities else modalities
+    if name is not None and name not in modalities:
+        raise DataError(f"{path}: no modality is called '{name}'{nearest(name, modalities)}")
+    ext = path.suffix.lower().lstrip(".")
+    if ext in VIDEO:
+        film = read_video_and_sound(path)
+        found = {m: clip for clip, kinds in zip(film, (VIDEO, SOUND), strict=True) if clip is not None
+                 for m, part in wanted.items() if set(codecs_of(part)) & set(kinds)}
+    else:
+        readers = [m for m, part in wanted.items() if ext in codecs_of(part)]
+        if len(readers) > 1:
+            raise DataError(f"{path}: {', '.join(readers)} all read .{ext} files; say which, as `{readers[0]}={path}`")
+        found = {m: _decode_path(path, ext, wanted[m]) for m in readers}
+    if not found:
+        reads = "; ".join(f"{m} reads {', '.join(codecs_of(part))}" for m, part in wanted.items())
+        raise DataError(f"{path}: no modality finds anything to read here ({reads})")
+    return found
+
+
+def _decode_path(path: Path, ext: str, modality: Any) -> Clip:
+    """One file by its codec; an array has the rate that the modality was set to, since the file cannot say it."""
+    try:
+        if path.stat().st_size > FILE_LIMIT:
+            raise DataError(f"more than {FILE_LIMIT} bytes; cut it into shorter files")
+        return decode(ext, path.read_bytes(), ModalityInfo(codec=ext, rate=getattr(modality, "rate", None)))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None

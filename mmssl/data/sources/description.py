@@ -1,0 +1,149 @@
+"""What raw signals mean, as a small YAML file says it: which array is which sensor, at which rate. No paper: ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmssl.errors import ConfigError, DataError
+from mmssl.registry import check_settings, signature_of
+
+
+@dataclass(frozen=True)
+class SignalInfo:
+    """One modality.
+
+    Args:
+        key: name of its array (npz) or file (CSV); "{subject}" stands for the subject.
+        rate: Hz.
+        channels, units: of its columns, in order.
+        columns: numbers (npz) or titles (CSV) of the columns to take; default: all.
+    """
+
+    key: str
+    rate: float
+    channels: list[str]
+    units: list[str]
+    columns: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class LabelInfo:
+    """What the classes are.
+
+    Args:
+        key: name of the array or file, as in SignalInfo.
+        classes: class name by the value in the array.
+        name: of the label in the data set.
+        rate: Hz; default: one value for each recording.
+        column: of the array or file; default: the only one.
+        drop: values that are no class; their stretches are left out.
+    """
+
+    key: str
+    classes: dict[int, str]
+    name: str = "class"
+    rate: float | None = None
+    column: str | None = None
+    drop: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RecordingInfo:
+    """Arrays that hold many recordings one after the other (npz).
+
+    Args:
+        offsets: key of the (R + 1,) positions where each recording begins, and the last one ends.
+        subject: key of the (R,) subjects.
+    """
+
+    offsets: str
+    subject: str
+
+
+@dataclass(frozen=True)
+class WindowInfo:
+    """Length of a window and the step to the next one, both in seconds."""
+
+    seconds: float
+    step: float
+
+
+@dataclass(frozen=True)
+class Description:
+    """A whole YAML file; see its parts.
+
+    Args:
+        subjects: names that "{subject}" stands for; default: all that are found. Not used with `recordings`.
+        split: the subjects of "test" and "val"; all others train.
+    """
+
+    modalities: dict[str, SignalInfo]
+    window: WindowInfo
+    split: dict[str, list[str]]
+    label: LabelInfo | None = None
+    recordings: RecordingInfo | None = None
+    subjects: list[str] | None = None
+    notes: str = ""
+
+
+def load_description(path: str | Path) -> Description:
+    """Read and check a description.
+
+    Raises:
+        DataError: the file cannot be read. ConfigError: one line for each thing in it that does not fit.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); name a YAML file with --description") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    problems: list[str] = []
+    try:
+        made = _description(raw if isinstance(raw, Mapping) else {}, problems)
+    except (TypeError, KeyError):
+        made = None  # a part is missing, and `problems` says which
+    if problems or made is None:
+        raise ConfigError([f"{path}: {line}" for line in problems])
+    return made
+
+
+def _description(raw: Mapping[str, Any], problems: list[str]) -> Description:
+    nested = {"modalities", "window", "label", "recordings", "split"}
+    rest = {k: v for k, v in raw.items() if k not in nested}
+    plain, found = check_settings(signature_of(Description), rest, "", nested)
+    problems += found
+    problems += [f"{k}: missing, or no mapping" for k in ("modalities", "window", "split")
+                 if not isinstance(raw.get(k), Mapping)]
+    modalities = {name: _part(SignalInfo, node, f"modalities.{name}", problems)
+                  for name, node in (raw.get("modalities") or {}).items()}
+    for name, info in modalities.items():
+        if info is not None and len(info.channels) != len(info.units):
+            problems.append(f"modalities.{name}: {len(info.channels)} channels but {len(info.units)} units; expected "
+                            f"as many")
+        if info is not None and info.rate <= 0:
+            problems.append(f"modalities.{name}.rate: expected a positive number of Hz, got {info.rate:g}")
+    window = _part(WindowInfo, raw.get("window") or {}, "window", problems)
+    if window is not None and min(window.seconds, window.step) <= 0:
+        problems.append(f"window: seconds and step must be positive, got {window.seconds:g} and {window.step:g}")
+    split = {name: [str(s) for s in subjects or []] for name, subjects in (raw.get("split") or {}).items()}
+    problems += [f"split.{name}: expected val or test; all other subjects train" for name in split
+                 if name not in ("val", "test")]
+    parts = {name: _part(kind, raw[name], name, problems) if name in raw else None
+             for name, kind in (("label", LabelInfo), ("recordings", RecordingInfo))}
+    return Description(modalities=modalities, window=window, split=split, **parts, **plain)
+
+
+def _part(kind: type, node: Any, where: str, problems: list[str]) -> Any:
+    """One part of the description; None, with lines added to `problems`, where it does not fit."""
+    if not isinstance(node, Mapping):
+        problems.append(f"{where}: expected a mapping, got {node!r}")
+        return None
+    settings, found = check_settings(signature_of(kind), node, where)
+    problems += found
+    return None if found else kind(**settings)

@@ -1,0 +1,249 @@
+"""The source "table": a CSV or JSONL file that names media files and captions, to shards. No paper: ours."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmssl.data import codecs, schema
+from mmssl.data.files import write_whole
+from mmssl.data.progress import progress_line
+from mmssl.data.sources.packer import Item, Packer, PackReport
+from mmssl.data.sources.rows import KINDS, Columns, class_names, find_columns, read_rows
+from mmssl.data.sources.splits import assign_splits, named_split
+from mmssl.errors import ConfigError, DataError
+from mmssl.registry import SOURCES
+from mmssl.transforms import resize_shorter, sound_window, words_of
+from mmssl.types import Clip
+
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+VOCABULARY_LIMIT = 65_536
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How media are stored: shorter side in pixels, frames and samples per second (None: as they are), or copied."""
+
+    size: int | None
+    video_rate: float | None
+    audio_rate: int | None
+    copy: bool
+
+
+@SOURCES.register("table")
+def pack_table(csv: str, out: str, media: str | None = None, video: str | None = None, audio: str | None = None,
+               image: str | None = None, text: list[str] = [], labels: list[str] = [],  # noqa: B006 (never changed)
+               split: str | None = None, group: str | None = None, val: float = 0.1, test: float = 0.1, seed: int = 0,
+               size: int | None = None, video_rate: float | None = None, audio_rate: int | None = None,
+               copy: bool = False, min_count: int = 1, workers: int = 0) -> PackReport:
+    """Pack media files and captions that a table names. Interrupted, the same call goes on where it stopped.
+
+    A cell that is empty is a missing modality; a file that is missing or broken makes its row a bad one, which is
+    listed and left out. The words of the training captions become `vocab.txt`, the most frequent first.
+
+    Args:
+        csv: CSV with a header line, or JSONL; one row for each record.
+        out: folder of the new data set.
+        media: folder that paths in the table start from; default: the folder of the table.
+        video, audio, image: columns of media files; default: found by the extensions in them; "none": no such.
+            Without a column of sound, or with the same one as for video, the sound track of the video is taken.
+        text: columns of captions, each with one or several parted by "|"; default: found by their titles.
+        labels: columns of classes.
+        split: column that says train, val or test; default: the column "split", else splits are drawn.
+        group: column whose equal values must not straddle a split; default: the media file.
+        val, test: share of the records below 1, or their number, where splits are drawn.
+        seed: of that draw.
+        size: pixels of the shorter side of videos; default: as it is.
+        video_rate: frames per second, by leaving out or repeating frames; default: as it is.
+        audio_rate: samples per second; default: as it is.
+        copy: keep the bytes of media files (video, images, sound files); default: video as H.264 with a key frame
+            every 12 frames and sound as mono FLAC, both quick to read.
+        min_count: words that occur less often in training captions are left out of the vocabulary.
+        workers: threads; 0: one for each processor.
+
+    Raises:
+        ConfigError: a column that is not there, settings that do not fit, or `out` holds something else.
+        DataError: the table cannot be read, or no row can be packed. StorageError: a full disk.
+    """
+    path = Path(csv)
+    rows = read_rows(path)
+    columns = find_columns(rows, Columns(video, audio, image, list(text), list(labels), split, group))
+    encoding = checked(Encoding(size, video_rate, audio_rate, copy))
+    splits = choose_splits(rows, columns, val, test, seed)
+    packer = Packer(out, {
+        "source": "table", "csv": hashlib.sha256(path.read_bytes()).hexdigest(), "encoding": vars(encoding),
+        "columns": {k: v for k, v in vars(columns).items() if k != "guessed"},
+        "splits": hashlib.sha256("\n".join(splits).encode()).hexdigest()}, workers)
+    classes = {name: class_names([row[name] for row in rows]) for name in columns.labels}
+    tables = [Row(number, row, columns, classes, Path(media) if media else path.parent, encoding)
+              for number, row in enumerate(rows)]
+    pack_splits(packer, tables, splits)
+    if columns.text:
+        words = vocabulary([t for row, s in zip(tables, splits) if s == "train" for t in row.texts()], min_count)
+        write_whole(Path(out) / "vocab.txt", ("\n".join(words) + "\n").encode())
+    packer.report.notes += columns.guessed
+    report = packer.close()
+    schema.finish(out, name=Path(out).resolve().name, modalities=infos(packer), labels=classes,
+                  notes=f"Packed from {path.name}; rights as those of the source.")
+    return report
+
+
+def checked(encoding: Encoding) -> Encoding:
+    """The same encoding. Raises ConfigError where `copy` is to change something, or a number is not positive."""
+    wanted = {"size": encoding.size, "video_rate": encoding.video_rate, "audio_rate": encoding.audio_rate}
+    problems = [f"{name}={value}: expected a positive number" for name, value in wanted.items()
+                if value is not None and value <= 0]
+    if encoding.copy and any(value is not None for value in wanted.values()):
+        problems.append(f"copy keeps files as they are and cannot go with "
+                        f"{', '.join(name for name, value in wanted.items() if value is not None)}; leave one out")
+    if problems:
+        raise ConfigError(problems)
+    return encoding
+
+
+def choose_splits(rows: list[dict[str, str]], columns: Columns, val: float, test: float, seed: int) -> list[str]:
+    """The split of each row, stated or drawn. Raises ConfigError naming the line of a word that is no split."""
+    if columns.split:
+        try:
+            number, chosen = 0, []
+            for number, row in enumerate(rows):
+                chosen.append(named_split(row[columns.split]))
+            return chosen
+        except ValueError as error:
+            raise ConfigError(f"row {number + 1}, column '{columns.split}': {error}; correct it, or use "
+                              f"--split none to draw splits") from None
+    kept = [columns.group] if columns.group else columns.media()[:1]
+    groups = ["\0".join(row[c] for c in kept) or f"\0row{number}" for number, row in enumerate(rows)]
+    return assign_splits(groups if kept else [str(n) for n in range(len(rows))], val, test, seed)
+
+
+def pack_splits(packer: Packer, rows: list[Row], splits: list[str]) -> None:
+    """Write all records, split by split, with one line of progress."""
+    show, before = progress_line(f"packing {packer.root}"), 0
+    for name in ("train", "val", "test"):
+        items = [Item(row.key, row.make) for row, split in zip(rows, splits) if split == name]
+        packer.write(name, items, lambda done, start=before: show(start + done, len(rows)))
+        before += len(items)
+
+
+def vocabulary(texts: Sequence[str], min_count: int = 1) -> list[str]:
+    """The special words, then the words of `texts`, most frequent first, equal ones by alphabet."""
+    counts = Counter(word for text in texts for word in words_of(text))
+    words = sorted((w for w, n in counts.items() if n >= min_count and w not in SPECIAL), key=lambda w: (-counts[w], w))
+    return [*SPECIAL, *words][:VOCABULARY_LIMIT]
+
+
+def infos(packer: Packer) -> dict[str, schema.ModalityInfo]:
+    """What the manifest says of each modality, from what packing saw."""
+    names = {"video": ["red", "green", "blue"], "image": ["red", "green", "blue"], "audio": ["mono"], "text": []}
+    return {name: schema.ModalityInfo(
+        codec=packer.facts[name]["codec"][0], rate=packer.fact(name, "rate"), shape=packer.fact(name, "shape"),
+        channels=names[name] if name != "audio" or packer.fact(name, "channels") == 1 else [])
+        for name in names if name in packer.facts}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table on its way to a record."""
+
+    number: int
+    cells: dict[str, str]
+    columns: Columns
+    classes: dict[str, list[str]]
+    media: Path
+    encoding: Encoding
+
+    @property
+    def key(self) -> str:
+        """A key of its own: the row's number, and the name of its first media file for people to read."""
+        first = next((self.cells[c] for c in self.columns.media() if self.cells[c]), "")
+        return f"{self.number:07d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', Path(first).stem)[:60]}".rstrip("-")
+
+    def texts(self) -> list[str]:
+        """Its captions, without empty ones."""
+        return [t.strip() for c in self.columns.text for t in self.cells[c].split("|") if t.strip()]
+
+    def make(self) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
+        """The files of its record and what they are. Raises DataError where the row is a bad one."""
+        files, facts = {}, {}
+        for name, (ext, data, clip) in self.parts().items():
+            files[f"{name}.{ext}"] = data
+            facts[name] = {"codec": ext, "rate": clip.rate, "shape": list(clip.data.shape), "channels":
+                           clip.data.shape[0] if name == "audio" else None}
+        texts = self.texts()
+        if texts:
+            files["text.json"], facts["text"] = codecs.encode_json(texts), {"codec": "json"}
+        if not files:
+            raise DataError("names no media file and no caption")
+        numbers = {name: names.index(self.cells[name]) for name, names in self.classes.items() if self.cells[name]}
+        group = self.cells[self.columns.group] if self.columns.group else ""
+        files["labels.json"] = codecs.encode_json({"labels": numbers, "group": group})
+        return files, facts
+
+    def parts(self) -> dict[str, tuple[str, bytes, Clip]]:
+        """By modality: extension, bytes and decoded clip of each media file that the row names."""
+        columns, made = self.columns, {}
+        video = self.file(columns.video)
+        if video:
+            film, track = codecs.read_video_and_sound(video)
+            if film is None:
+                raise DataError(f"{video}: holds no video; name the column with --audio instead")
+            made["video"] = keep(video, film) if self.encoding.copy else encode_film(film, self.encoding)
+            if columns.audio == columns.video and track is not None:
+                made["audio"] = encode_sound(track, self.encoding)
+        sound = self.file(columns.audio) if columns.audio != columns.video else None
+        if sound:
+            track = codecs.read_video_and_sound(sound)[1]
+            if track is None:
+                raise DataError(f"{sound}: holds no sound")
+            audible = sound.suffix[1:].lower() in KINDS["audio"]
+            made["audio"] = keep(sound, track) if self.encoding.copy and audible else encode_sound(track, self.encoding)
+        picture = self.file(columns.image)
+        if picture:
+            made["image"] = keep(picture, codecs.decode(picture.suffix[1:].lower(), picture.read_bytes()))
+        return made
+
+    def file(self, column: str | None) -> Path | None:
+        """The file that a cell names; None for an empty cell. Raises DataError where there is no such file."""
+        if column is None or not self.cells[column].strip():
+            return None
+        path = self.media / self.cells[column].strip()
+        if not path.is_file():
+            raise DataError(f"{path}: no such file (column '{column}'); correct the cell, or set --media to the folder "
+                            f"that paths start from")
+        return path
+
+
+def keep(path: Path, clip: Clip) -> tuple[str, bytes, Clip]:
+    """A media file as it is."""
+    return path.suffix[1:].lower(), path.read_bytes(), clip
+
+
+def encode_film(clip: Clip, encoding: Encoding) -> tuple[str, bytes, Clip]:
+    """A video at the wanted rate and size, with even sides, as H.264."""
+    frames, rate = clip.data, clip.rate
+    if encoding.video_rate is not None and rate != encoding.video_rate:
+        count = max(1, round(len(frames) / rate * encoding.video_rate))
+        nearest_frame = (torch.arange(count, dtype=torch.float64) * rate / encoding.video_rate + 0.5).long()
+        frames, rate = frames[nearest_frame.clamp(max=len(frames) - 1)], encoding.video_rate
+    if encoding.size is not None:
+        frames = resize_shorter(frames, encoding.size)
+    height, width = (n - n % 2 for n in frames.shape[1:3])
+    frames = frames[:, :height, :width].contiguous()
+    return "mp4", codecs.encode_mp4(frames, rate), Clip(frames, rate)
+
+
+def encode_sound(clip: Clip, encoding: Encoding) -> tuple[str, bytes, Clip]:
+    """Sound at the wanted rate, one channel, as FLAC."""
+    wave, rate = clip.data.mean(dim=0), clip.rate
+    if encoding.audio_rate is not None and rate != encoding.audio_rate:
+        count = int(len(wave) * encoding.audio_rate / rate)
+        wave, rate = sound_window(clip.data, rate, encoding.audio_rate, 0.0, count, "sinc"), float(encoding.audio_rate)
+    return "flac", codecs.encode_flac(wave[None], round(rate)), Clip(wave[None], rate)

@@ -1,0 +1,35 @@
+"""What can go wrong for a user, each with its exit code. Anything else that reaches the shell is a bug of ours."""
+
+
+class MmsslError(Exception):
+    """A failure with a message for the user: where, what, what was expected, what to do. `exit_code` goes to the shell."""
+
+    exit_code = 1
+
+
+class ConfigError(MmsslError):
+    """A recipe, an override or a command that cannot be carried out as written. Holds one line per problem."""
+
+    exit_code = 2
+
+    def __init__(self, problems: str | list[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class TooManyBadSamples(MmsslError):
+    """More samples could not be read than `data.bad_samples` allows."""
+
+    exit_code = 3
+
+
+class DataError(MmsslError):
+    """A file, shard, sample or checkpoint that is missing or cannot be read as what it claims to be."""
+
+    exit_code = 4
+
+
+class StorageError(MmsslError):
+    """The disk refused a write (full, read-only, over quota)."""
+
+    exit_code = 5

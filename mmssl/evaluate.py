@@ -1,0 +1,188 @@
+"""A trained run put to use: load it, probe it, embed shards or media files with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmssl import build
+from mmssl.callbacks import read_checkpoint
+from mmssl.config import Recipe
+from mmssl.data import DataModule, collate_clips, decode_file, transform_clips
+from mmssl.data.demo import resolve_root
+from mmssl.errors import ConfigError, DataError
+from mmssl.eval import Features, ProbeTable, extract, join, probe_table, render
+from mmssl.methods import Method
+from mmssl.modalities import codecs_of
+from mmssl.registry import nearest
+from mmssl.data.files import write_whole
+from mmssl.rundir import RunDir, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeReport:
+    """Linear probes of one checkpoint.
+
+    Args:
+        tables: by label, then "trained" and "random weights".
+        text: the same for a reader.
+    """
+
+    tables: dict[str, dict[str, ProbeTable]]
+    text: str
+
+
+def load(run_dir: str | Path, checkpoint: str = "last") -> Method:
+    """A run's model with its trained weights, in evaluation mode.
+
+    Args:
+        run_dir: folder of the run.
+        checkpoint: "last", "best", or a file.
+
+    Raises:
+        DataError: no run there, no such checkpoint, or one that does not fit the run's recipe.
+    """
+    run = RunDir(Path(run_dir))
+    return _model(run, run.load_recipe(), checkpoint)[0].eval()
+
+
+def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | None = None) -> ProbeReport:
+    """Fit a linear classifier on frozen features of the training splits, test it on the test split.
+
+    Beside it: chance, and the same classifier on the same encoders with random weights (drawn anew, seed + 1).
+
+    Args:
+        run_dir: folder of the run; the result is written there as `probe.json` and `probe.txt`.
+        checkpoint: "last", "best", or a file.
+        overrides: `probe.…=…` or `data.…=…`.
+
+    Raises:
+        ConfigError: an override of another section, or a recipe without `probe.labels`.
+        DataError: a label or split that the data set lacks.
+    """
+    run = RunDir(Path(run_dir))
+    wrong = [o for o in overrides or [] if not o.startswith(("probe.", "data."))]
+    if wrong:
+        raise ConfigError([f"probe: '{o}': only probe.* and data.* may change" for o in wrong])
+    recipe = run.load_recipe(overrides)
+    if not recipe.probe.labels:
+        raise ConfigError("probe.labels: empty; name labels of the data set, e.g. probe.labels=[digit] "
+                          "(`mmssl data inspect` lists them)")
+    trained, parts = _model(run, recipe, checkpoint)
+    untrained = build.method(dataclasses.replace(recipe, seed=recipe.seed + 1), parts)
+    data = build.datamodule(recipe, parts)
+    device = _device(recipe)
+    found = {heading: _features(model.to(device), recipe, data)
+             for heading, model in (("trained", trained), ("random weights", untrained))}
+    how = recipe.probe
+    tables = {label: {heading: probe_table(train, test, label, how.features, how.fractions, how.seeds, recipe.seed)
+                      for heading, (train, test) in found.items()} for label in how.labels}
+    report = ProbeReport(tables, "\n\n".join(render(t) for t in tables.values()))
+    write_json(run.root / "probe.json", {"checkpoint": checkpoint, "labels": {
+        label: {heading: table.as_dict() for heading, table in by.items()} for label, by in tables.items()}})
+    write_whole(run.root / "probe.txt", (report.text + "\n").encode())
+    return report
+
+
+def embed(run_dir: str | Path, sources: list[str], out: str | Path, *, split: str = "test", checkpoint: str = "last") -> str:
+    """Write features to an npz file: `<modality>` (N, D) float32 and `<modality>.present` (N,) bool, `keys`, `groups`,
+    `label.<name>`; also `global` and `all` where there are any.
+
+    Args:
+        run_dir: folder of the run.
+        sources: one data set (folder of shards, `demo:clips`), or media files as in `embed_files`.
+        out: file to write; ends in .npz.
+        split: of the data set.
+        checkpoint: "last", "best", or a file.
+
+    Returns:
+        one line that says what was written.
+    """
+    if Path(out).suffix != ".npz":
+        raise ConfigError(f"--out {out}: expected a name that ends in .npz")
+    if len(sources) == 1 and (sources[0].startswith("demo:") or Path(sources[0]).is_dir()):
+        run = RunDir(Path(run_dir))
+        recipe = run.load_recipe()
+        model, parts = _model(run, recipe, checkpoint)
+        moved = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=str(resolve_root(sources[0]))))
+        features = extract(model.to(_device(recipe)), build.datamodule(moved, parts).loader(split))
+    else:
+        features = embed_files(run_dir, sources, checkpoint=checkpoint)
+    _write_npz(Path(out), features)
+    shapes = ", ".join(f"{name} {x.shape}" for name, x in features.x.items())
+    return f"{out}: {len(features)} samples: {shapes}"
+
+
+def embed_files(run_dir: str | Path, files: list[str | Path], *, checkpoint: str = "last") -> Features:
+    """Features of media files, without packing them: one sample per file, centre window, nothing random.
+
+    Args:
+        run_dir: folder of the run.
+        files: each a path, or `modality=path` where the extension does not tell. A film gives video and sound.
+        checkpoint: "last", "best", or a file.
+
+    Raises:
+        DataError: a file that is missing, unreadable, or of a kind that no modality of the run reads.
+    """
+    run = RunDir(Path(run_dir))
+    recipe = run.load_recipe()
+    model, parts = _model(run, recipe, checkpoint)
+    device, lots = _device(recipe), []
+    for file in files:
+        name, path = _named(str(file), parts)
+        clips = {m: c for m, c in decode_file(path, parts, name).items() if c is not None}
+        batch = collate_clips([transform_clips(clips, parts)], parts, keys=[str(path)])
+        lots.append(extract(model.to(device), [batch]))
+    return join(lots)
+
+
+def _named(file: str, parts: dict[str, Any]) -> tuple[str | None, Path]:
+    """`modality=path` as the two; a bare path without a modality, unless only its extension can tell one."""
+    name, mark, path = file.partition("=")
+    if mark and not Path(file).exists():
+        if name not in parts:
+            raise ConfigError(f"--data {file}: no modality is called '{name}'{nearest(name, parts)}")
+        return name, Path(path)
+    extension = Path(file).suffix.lstrip(".").lower()
+    readers = [m for m, part in parts.items() if extension in codecs_of(part)]
+    if len(readers) > 1:
+        raise ConfigError(f"--data {file}: {' and '.join(readers)} read .{extension}; write e.g. {readers[0]}={file}")
+    return (readers[0] if readers else None), Path(file)
+
+
+def _model(run: RunDir, recipe: Recipe, checkpoint: str) -> tuple[Method, dict[str, Any]]:
+    path = run.checkpoint(checkpoint)
+    parts = build.modalities(recipe)
+    model = build.method(recipe, parts)
+    content = read_checkpoint(path)
+    try:
+        model.load_state_dict(content["state_dict"])
+    except (KeyError, RuntimeError) as error:
+        first = str(error).splitlines()[-1].strip()
+        raise DataError(f"{path}: does not fit the run's recipe ({first}); give a checkpoint of this run") from None
+    return model.eval(), parts
+
+
+def _features(model: Method, recipe: Recipe, data: DataModule) -> tuple[Features, Features]:
+    train = join([extract(model, data.loader(split)) for split in recipe.probe.train])
+    return train, extract(model, data.loader(recipe.data.test))
+
+
+def _device(recipe: Recipe) -> torch.device:
+    gpu = torch.cuda.is_available() and recipe.trainer.accelerator in ("auto", "gpu", "cuda")
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def _write_npz(path: Path, features: Features) -> None:
+    import io
+    arrays: dict[str, np.ndarray] = {"keys": features.keys, "groups": features.groups}
+    for name, x in features.x.items():
+        arrays |= {name: x, f"{name}.present": features.present[name]}
+    arrays |= {f"label.{name}": y for name, y in features.labels.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_whole(path, buffer.getvalue())

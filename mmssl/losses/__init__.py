@@ -1,0 +1,18 @@
+"""Losses, three families with one call each. Importing this registers them.
+
+A part's `takes` says which family it is of:
+
+- "pair" (`nce`, `mil_nce`): `loss(v, u, v_present, u_present) -> ()`, two modalities of the same samples.
+- "views" (`vicreg`, `barlow_twins`): `loss(z_a, z_b, valid) -> LossOutput`, two views (B, D) of the same samples.
+- "latents" (`cocoa`, `cocoa2`, `cmc`, `leave_one_out`): `loss(latents, present) -> LossOutput`, all modalities at once,
+  (B, M, D) and (B, M).
+
+All compute in float32 under any autocast (float64 stays), on the rows of *all* processes: gather first. A batch with
+nothing to compare gives 0 with a live graph.
+"""
+
+from mmssl.losses.contrastive import NCE, MilNCE, nce, unit
+from mmssl.losses.multimodal import CMC, Cocoa, Cocoa2, LeaveOneOut
+from mmssl.losses.redundancy import BarlowTwins, VICReg
+
+__all__ = ["CMC", "NCE", "BarlowTwins", "Cocoa", "Cocoa2", "LeaveOneOut", "MilNCE", "VICReg", "nce", "unit"]

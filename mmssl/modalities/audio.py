@@ -1,0 +1,123 @@
+"""Sound, as a wave and as a log-mel spectrogram. Both ship the wave; the spectrogram is computed on the device."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torchaudio.functional
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmssl.errors import ConfigError, DataError
+from mmssl.modalities.base import Modality
+from mmssl.nn.tokenizers import PatchTokenizer
+from mmssl.registry import MODALITIES
+from mmssl.rng import Rng
+from mmssl.transforms import add_noise, sound_window
+from mmssl.types import Clip
+
+BAND = [80.0, 7600.0]
+PATCH = [16, 5]
+
+
+def cut(clip: Clip, start: float, rate: int, count: int, resample: str) -> Float[Tensor, "count"]:
+    """The window of a sound clip that begins `start` seconds in: mono, `count` samples at `rate` Hz.
+
+    Raises:
+        DataError: no sound, or of a rate that the recipe did not say. No paper: ours.
+    """
+    wave = clip.data
+    if not isinstance(wave, Tensor) or wave.ndim != 2 or not wave.is_floating_point():
+        found = tuple(wave.shape) if isinstance(wave, Tensor) else type(wave).__name__
+        raise DataError(f"sound: expected float (C, T), got {found}; pack this file again as audio")
+    if wave.numel() == 0 or not clip.rate:
+        raise DataError("sound: no samples, or no rate; pack this file again or leave it out")
+    return sound_window(wave, clip.rate, float(rate), start, count, resample).float()
+
+
+@MODALITIES.register("audio")
+class Audio(Modality):
+    """A mono wave in [-1, 1], float32 (samples,).
+
+    Args:
+        rate: Hz.
+        seconds: length of a sample.
+        patch: samples of one token.
+        resample: what to do with a file of another rate: "none" refuses it, "decimate" takes every k-th sample without
+            a filter (the released code), "sinc" resamples with a filter.
+        noise: in training, Gaussian noise with this share of the largest absolute value as standard deviation.
+
+    Source: arXiv:2104.11178, §3.1 and §4.1; the noise (0.01 there) is in the released code alone.
+    """
+
+    codecs = ("flac", "wav", "ogg", "mp3", "opus")
+
+    def __init__(self, rate: int = 48000, seconds: float = 3.2, patch: int = 128,
+                 resample: Literal["none", "decimate", "sinc"] = "none", noise: float = 0.0) -> None:
+        self.shape = (round(rate * seconds),)
+        self.rate, self.seconds, self.patch, self.resample, self.noise = rate, seconds, patch, resample, noise
+
+    def transform(self, clip: Clip, start: float, rng: Rng | None) -> Float[Tensor, "samples"]:
+        """See `Modality.transform`."""
+        wave = cut(clip, start, self.rate, self.shape[0], self.resample)
+        return wave if rng is None or self.noise == 0 else add_noise(wave, self.noise, rng.at("noise").numpy())
+
+    def tokenizer(self, dim: int) -> nn.Module:
+        """One token for each `patch` samples."""
+        return PatchTokenizer(self.shape, (self.patch,), dim, channels=False)
+
+
+@MODALITIES.register("mel")
+class Mel(Modality):
+    """A log-mel spectrogram, float32 (frames, mels) in [0, 1]. Ships the wave, (samples,).
+
+    y = ln(1 + 10000 mel), then the least value of each example is put to 0 and the greatest to 1. Frames begin every
+    `hop` samples and the end is padded with zeros, so there are ceil(samples / hop). A silent wave gives zeros.
+
+    Args:
+        rate: Hz of the wave.
+        seconds: length of a sample.
+        window: samples of a Hann window.
+        hop: samples between two frames.
+        mels: number of mel bins.
+        band: lowest and highest frequency, Hz.
+        patch: frames and bins of one token; frames that fill no token are left out.
+        resample: as for `audio`.
+
+    Source: arXiv:2104.11178, §A.5, and the released code; its mel triangles are straight in mel, torchaudio's in Hz.
+    """
+
+    codecs = Audio.codecs
+
+    def __init__(self, rate: int = 48000, seconds: float = 3.2, window: int = 2048, hop: int = 1024, mels: int = 80,
+                 band: list[float] = BAND, patch: list[int] = PATCH,
+                 resample: Literal["none", "decimate", "sinc"] = "none") -> None:
+        self.shape = (round(rate * seconds),)
+        self.input_shape = (-(-self.shape[0] // hop), mels)
+        if len(band) != 2 or not 0 <= band[0] < band[1] <= rate / 2:
+            raise ConfigError(f"mel: band {list(band)}; expected the lowest and the highest frequency, within 0 "
+                              f"and {rate / 2:g} Hz, half the rate")
+        self.rate, self.seconds, self.window, self.hop = rate, seconds, window, hop
+        self.patch, self.resample = list(patch), resample
+        self.filters = torchaudio.functional.melscale_fbanks(window // 2 + 1, *band, mels, rate)
+
+    def transform(self, clip: Clip, start: float, rng: Rng | None) -> Float[Tensor, "samples"]:
+        """See `Modality.transform`."""
+        return cut(clip, start, self.rate, self.shape[0], self.resample)
+
+    def on_device(self, data: Float[Tensor, "B samples"], rng: Rng | None) -> Float[Tensor, "B frames mels"]:
+        """Waves to spectrograms, in float32 whatever the autocast."""
+        with torch.autocast(data.device.type, enabled=False):
+            end = (self.input_shape[0] - 1) * self.hop + self.window
+            padded = torch.nn.functional.pad(data.float(), (0, max(0, end - data.shape[-1])))[:, :end]
+            hann = torch.hann_window(self.window, device=data.device)
+            spectrum = torch.stft(padded, self.window, self.hop, window=hann, center=False, return_complex=True)
+            mel = spectrum.abs().transpose(1, 2) @ self.filters.to(data.device)
+            level = torch.log1p(10_000 * mel)
+            low, high = level.amin(dim=(1, 2), keepdim=True), level.amax(dim=(1, 2), keepdim=True)
+            return (level - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
+
+    def tokenizer(self, dim: int) -> nn.Module:
+        """One token for each `patch` of frames and bins."""
+        return PatchTokenizer(self.input_shape, tuple(self.patch), dim, channels=False)

@@ -1,0 +1,124 @@
+"""Moving and still pictures."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from mmssl.errors import DataError
+from mmssl.modalities.base import Modality
+from mmssl.nn.tokenizers import PatchTokenizer
+from mmssl.registry import MODALITIES
+from mmssl.rng import Rng
+from mmssl.transforms import crop_frames, whole_ratio, window_indices, window_steps
+from mmssl.types import Clip
+
+PATCH = [4, 16, 16]
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """Bytes 0..255 as float32 in [-1, 1]. Source: arXiv:2104.11178, §4.1."""
+    return pixels.float().mul_(2 / 255).sub_(1)
+
+
+@MODALITIES.register("video")
+class Video(Modality):
+    """RGB frames at a fixed rate. Ships uint8 (frames, size, size, 3); encoders see float32 in [-1, 1].
+
+    Args:
+        frames: T of a sample.
+        size: pixels of a side.
+        rate: frames per second of a sample. A clip's own rate must be a whole multiple of it (to 0.2 %).
+        patch: frames, rows and columns of one token.
+        resample: "nearest" takes the nearest frame where the clip's rate is no whole multiple.
+        area: training crops a random box with this least and greatest share of the picture; null: a random square.
+        aspect: least and greatest width / height of that box.
+        flip: probability that a training clip is mirrored. Off by default: a mirror swaps left and right, which
+            captions may name.
+
+    Source: arXiv:2104.11178, §4.1 and §A.2.1.
+    """
+
+    codecs = ("mp4", "webm", "mkv", "mov", "avi")
+    dtype = torch.uint8
+
+    def __init__(self, frames: int = 32, size: int = 224, rate: float = 10.0, patch: list[int] = PATCH,
+                 resample: Literal["none", "nearest"] = "none", area: list[float] | None = None,
+                 aspect: list[float] | None = None, flip: float = 0.0) -> None:
+        self.shape, self.seconds = (frames, size, size, 3), frames / rate
+        self.rate, self.patch, self.resample = rate, list(patch), resample
+        self.area, self.aspect, self.flip = area, aspect, flip
+
+    def transform(self, clip: Clip, start: float, rng: Rng | None) -> UInt8[Tensor, "T H W 3"]:
+        """See `Modality.transform`. Frames are picked first, then cropped and resized as bytes."""
+        data = clip.data
+        if not isinstance(data, Tensor) or data.ndim != 4 or data.shape[-1] != 3 or data.dtype != torch.uint8:
+            raise DataError(f"video: expected uint8 frames (T, H, W, 3), got {_kind(data)}; pack it again as video")
+        if len(data) == 0 or not clip.rate:
+            raise DataError("video: no frames, or no frame rate; pack this file again or leave it out")
+        generator = rng.at("crop").numpy() if rng is not None else None
+        return crop_frames(data[self._pick(len(data), clip.rate, start)], self.shape[1], generator,
+                           self.area, self.aspect, self.flip)
+
+    def _pick(self, length: int, have: float, start: float) -> Tensor:
+        stride = whole_ratio(have, self.rate)
+        if stride is not None:
+            return window_indices(length, round(start * have), self.shape[0], stride)
+        if self.resample == "nearest":
+            return window_steps(start, self.rate, have, length, self.shape[0])
+        raise DataError(f"video: the clip has {have:g} frames per second, no whole multiple of the recipe's "
+                        f"{self.rate:g}. Set `resample: nearest` for this modality, or a `rate` that divides {have:g}.")
+
+    def on_device(self, data: UInt8[Tensor, "B T H W 3"], rng: Rng | None) -> Float[Tensor, "B T H W 3"]:
+        """Bytes to float32 in [-1, 1]."""
+        return to_unit(data)
+
+    def tokenizer(self, dim: int) -> nn.Module:
+        """One token for each box of `patch` voxels."""
+        return PatchTokenizer(self.shape, tuple(self.patch), dim)
+
+
+@MODALITIES.register("image")
+class Image(Modality):
+    """A still RGB picture. Ships uint8 (size, size, 3); encoders see it repeated over the time of one patch.
+
+    Args:
+        size: pixels of a side.
+        patch: frames, rows and columns of one token; the picture is repeated over the frames.
+        area, aspect, flip: as for video.
+
+    Source: arXiv:2104.11178, §4.2.3.
+    """
+
+    codecs = ("jpg", "jpeg", "png")
+    dtype = torch.uint8
+
+    def __init__(self, size: int = 224, patch: list[int] = PATCH, area: list[float] | None = None,
+                 aspect: list[float] | None = None, flip: float = 0.0) -> None:
+        self.shape, self.input_shape, self.patch = (size, size, 3), (*patch[:1], size, size, 3), list(patch)
+        self.area, self.aspect, self.flip = area, aspect, flip
+
+    def transform(self, clip: Clip, start: float, rng: Rng | None) -> UInt8[Tensor, "H W 3"]:
+        """See `Modality.transform`. Takes (H, W, 3), or the first frame of (T, H, W, 3)."""
+        data = clip.data
+        if not isinstance(data, Tensor) or data.ndim not in (3, 4) or data.shape[-1] != 3 or data.dtype != torch.uint8:
+            raise DataError(f"image: expected uint8 pixels (H, W, 3), got {_kind(data)}; pack it again as a picture")
+        frames = (data if data.ndim == 4 else data[None])[:1]
+        generator = rng.at("crop").numpy() if rng is not None else None
+        return crop_frames(frames, self.shape[0], generator, self.area, self.aspect, self.flip)[0]
+
+    def on_device(self, data: UInt8[Tensor, "B H W 3"], rng: Rng | None) -> Float[Tensor, "B T H W 3"]:
+        """Bytes to float32 in [-1, 1], repeated over the frames of a patch without a copy."""
+        return to_unit(data)[:, None].expand(-1, *self.input_shape)
+
+    def tokenizer(self, dim: int) -> nn.Module:
+        """One token for each box of `patch` voxels; one step in time."""
+        return PatchTokenizer(self.input_shape, tuple(self.patch), dim)
+
+
+def _kind(data: object) -> str:
+    return f"{str(data.dtype).removeprefix('torch.')} {tuple(data.shape)}" if isinstance(data, Tensor) else type(
+        data).__name__

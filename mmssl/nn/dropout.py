@@ -1,0 +1,91 @@
+"""Dropout whose every decision is a pure function of (place in the tree of draws, number of the row, element).
+
+Torch's own dropout draws from a stream, so its result depends on which rows share a device. This one does not: a row
+is dropped the same on one device or eight, in any batch, and again when activations are recomputed.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mmssl.errors import ConfigError
+from mmssl.rng import Rng
+
+LANES = 4  # decisions per 64-bit word: 16 bits each, so a rate is exact to 1/65536
+
+
+def signed(word: int) -> int:
+    """The 64 bits of `word` as the int64 that torch takes."""
+    word &= (1 << 64) - 1
+    return word - (1 << 64) if word >> 63 else word
+
+
+GOLDEN, FIRST, SECOND = (signed(w) for w in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def scramble(word: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """SplitMix64's output function on int64, wrapping: a bijection in which every input bit reaches every output bit.
+
+    Source: Steele, Lea and Flood 2014 (SplittableRandom), with the constants of its published variant 13.
+    """
+    # Torch shifts int64 arithmetically; the bitwise-and clears the copies of the sign.
+    word = (word ^ ((word >> 30) & ((1 << 34) - 1))) * FIRST
+    word = (word ^ ((word >> 27) & ((1 << 37) - 1))) * SECOND
+    return word ^ ((word >> 31) & ((1 << 33) - 1))
+
+
+@torch.compiler.disable
+def row_seeds(rng: Rng, rows: int, sites: int, device: torch.device, place: str = "blocks"
+              ) -> Int[Tensor, "sites rows"]:
+    """One 64-bit seed per dropout site and row, on `device`. No paper: ours.
+
+    Args:
+        rng: place of the draw; its `rows` are the global numbers, 0..rows-1 where it has none.
+        rows: how many rows the tensors to drop from have.
+        sites: how many places of the network drop.
+        device: where those tensors are.
+        place: word under `rng` that tells these sites from others.
+
+    Kept out of compiled graphs: a graph must see the seeds as data, not the step's key as a constant.
+    """
+    numbers = torch.arange(rows, device=device) if rng.rows is None else rng.rows.to(device)
+    if len(numbers) != rows:
+        raise ValueError(f"rng.rows numbers {len(numbers)} rows, but the tensor has {rows}; use rng.for_rows")
+    stream = scramble(torch.arange(sites, device=device) * GOLDEN + signed(rng.at(place).key))
+    return scramble(stream[:, None] + scramble(numbers * GOLDEN))
+
+
+def drop_at(x: Float[Tensor, "rows ..."], rate: float, rng: Rng | None, place: str) -> Float[Tensor, "rows ..."]:
+    """`drop` at a named place under `rng`; None, or rate 0, drops nothing."""
+    if rng is None or rate == 0.0:
+        return x
+    return drop(x, rate, row_seeds(rng, len(x), 1, x.device, place)[0])
+
+
+def check_rate(dropout: float) -> None:
+    """Raise a ConfigError unless `dropout` is a share in [0, 1)."""
+    if not 0.0 <= dropout < 1.0:
+        raise ConfigError(f"dropout: {dropout} is not a rate; choose one in [0, 1)")
+
+
+def drop(x: Float[Tensor, "rows ..."], rate: float, seeds: Int[Tensor, "rows"] | None) -> Float[Tensor, "rows ..."]:
+    """Zero a share `rate` of the elements, and scale the rest so that the expectation stays.
+
+    Args:
+        x: (rows, ...).
+        rate: share to drop, in [0, 1), rounded to 1/65536.
+        seeds: one per row, from `row_seeds`; None drops nothing.
+
+    Source: Srivastava et al. 2014, in its inverted form; the draw by counter is ours.
+    """
+    if seeds is None or rate == 0.0:
+        return x
+    size = x[0].numel()
+    words = -(-size // LANES)
+    counter = torch.arange(1, words + 1, device=x.device) * GOLDEN
+    bits = scramble(seeds[:, None] + counter).view(torch.int16)[:, :size].view(x.shape)
+    dropped = round(rate * 65536)
+    keep = bits >= dropped - 32768  # int16 is uniform over [-32768, 32767]
+    return x * (keep.to(x.dtype) * (65536 / (65536 - dropped)))

@@ -1,0 +1,87 @@
+"""An encoder turns one modality into one vector per sample: tokens, positions, trunk, and the summary token's state."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmssl.nn.dropout import check_rate, drop_at
+from mmssl.nn.init import dense, summary_token
+from mmssl.nn.masking import drop_tokens, kept_count
+from mmssl.nn.positions import Positions
+from mmssl.nn.t5 import item_rows
+from mmssl.registry import ENCODERS
+from mmssl.rng import Rng
+
+
+@ENCODERS.register("tokens")
+class TokenEncoder(nn.Module):
+    """Tokens with positions, a share of them dropped in training, through a trunk; the summary token (AGG) is read off.
+
+    Source: arXiv 2104.11178, sections 3.1 to 3.3, and its released code: the summary token has no position and is
+    never dropped; one set of tokens is kept for the whole batch. Encoders that hold the same trunk object share it, as
+    VATT-MA's do, and keep all else to themselves.
+
+    Args:
+        modality: gives `tokenizer(dim)`.
+        trunk: built; its `dim` is D.
+        keep_rate: share of the tokens kept in training, rounded down; 1.0 keeps all.
+        pre_projection: Dense D to D and GELU on every token before positions (VATT-MA); words have theirs already.
+        post_projection: width of a Dense and GELU on the result (VATT-MA: 1024); 0: none.
+        dropout: rate on tokens with positions; null: the trunk's.
+        project_all: make all tokens and drop then, as the released code does: the same result for more work.
+    """
+
+    def __init__(self, modality: Any, trunk: nn.Module, keep_rate: float = 1.0, pre_projection: bool = False,
+                 post_projection: int = 0, dropout: float | None = None, project_all: bool = False) -> None:
+        super().__init__()
+        self.tokenizer = modality.tokenizer(trunk.dim)
+        self.trunk, self.keep_rate, self.project_all = trunk, keep_rate, project_all
+        self.dropout = getattr(trunk, "dropout", 0.0) if dropout is None else dropout
+        check_rate(self.dropout)
+        self.positions = Positions(self.tokenizer.grid, trunk.dim)
+        self.summary = summary_token(trunk.dim)
+        pre = pre_projection and not getattr(self.tokenizer, "projected", False)
+        self.pre = dense(trunk.dim, trunk.dim) if pre else None
+        self.post = dense(trunk.dim, post_projection) if post_projection else None
+        self.dim = post_projection or trunk.dim
+        count = math.prod(self.tokenizer.grid)
+        self.tokens, self.kept_tokens = count + 1, kept_count(count, keep_rate) + 1
+
+    def forward(self, x: Shaped[Tensor, "B ..."], rng: Rng | None = None) -> Float[Tensor, "B *K D"]:
+        """One vector per sample (B, D); where a sample has K items, that is one axis more than the tokenizer takes,
+        one per item (B, K, D).
+
+        Args:
+            x: (B, *shape), as the modality's `on_device` gives it.
+            rng: of this call, with the rows' global numbers; None: no dropout, all tokens kept.
+        """
+        shape = getattr(self.tokenizer, "shape", x.shape[1:])
+        if x.ndim == len(shape) + 2:
+            return self(x.flatten(0, 1), item_rows(rng, *x.shape[:2])).unflatten(0, x.shape[:2])
+        summary = self.states(x, rng)[:, 0]
+        return summary if self.post is None else F.gelu(self.post(summary))
+
+    def states(self, x: Shaped[Tensor, "B ..."], rng: Rng | None = None) -> Float[Tensor, "B n D"]:
+        """The trunk's last states: the summary token's, then those of the kept tokens. Arguments as in `forward`."""
+        tokens, valid = self.embed_tokens(x, rng)
+        tokens = torch.cat([self.summary.to(tokens.dtype).expand(len(x), 1, -1), tokens], dim=1)
+        return self.trunk(tokens, None if valid is None else F.pad(valid, (1, 0), value=True), rng)
+
+    def embed_tokens(self, x: Shaped[Tensor, "B ..."], rng: Rng | None = None
+                     ) -> tuple[Float[Tensor, "B n D"], Bool[Tensor, "B n"] | None]:
+        """The kept tokens with their positions, and which of them are valid."""
+        keep = drop_tokens(self.tokens - 1, self.keep_rate, rng)
+        keep = keep if keep is None else keep.to(x.device)
+        late = self.project_all and keep is not None
+        tokens, valid = self.tokenizer(x, None if late else keep)
+        if self.pre is not None:
+            tokens = F.gelu(self.pre(tokens))
+        if late:
+            tokens, valid = tokens.index_select(1, keep), None if valid is None else valid.index_select(1, keep)
+        return drop_at(tokens + self.positions(keep), self.dropout, rng, "input"), valid

@@ -1,0 +1,104 @@
+"""Encoders from other libraries, by the names they have there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmssl.errors import ConfigError
+from mmssl.registry import ENCODERS
+from mmssl.rng import Rng
+
+
+@ENCODERS.register("timm")
+class TimmEncoder(nn.Module):
+    """An image model of timm on every frame, and the average over frames.
+
+    Args:
+        modality: of samples (T, H, W, 3) on the device, or (H, W, 3).
+        model: timm's name, e.g. "resnet18".
+        pretrained: whether timm fetches its weights (needs a network); False: random weights.
+
+    Raises:
+        ConfigError: timm knows no such model, or the samples are no pictures.
+    """
+
+    def __init__(self, modality: Any, model: str, pretrained: bool = False) -> None:
+        super().__init__()
+        import timm
+        shape = tuple(getattr(modality, "input_shape", modality.shape))
+        if len(shape) not in (3, 4) or shape[-1] != 3:
+            raise ConfigError(f"encoder 'timm': takes pictures (T, H, W, 3), got samples of {list(shape)}; "
+                              "choose the encoder 'tokens' for other kinds of signal")
+        if not timm.is_model(model):
+            raise ConfigError(f"encoder 'timm': timm {timm.__version__} has no model '{model}'; "
+                              "list them with `python -c 'import timm; print(timm.list_models())'`")
+        try:  # only some models are told their picture's size; those that are not take any
+            self.model = timm.create_model(model, pretrained=pretrained, num_classes=0, img_size=shape[-3:-1])
+        except TypeError:
+            self.model = timm.create_model(model, pretrained=pretrained, num_classes=0)
+        self.dim = self.model.num_features if not hasattr(self.model, "head_hidden_size") else self.model.head_hidden_size
+
+    def forward(self, x: Float[Tensor, "B ..."], rng: Rng | None = None) -> Float[Tensor, "B D"]:
+        """One vector per sample.
+
+        Args:
+            x: (B, T, H, W, 3) or (B, H, W, 3).
+            rng: not used; dropout is off, as the models are made by default.
+        """
+        frames = x if x.ndim == 5 else x[:, None]
+        features = self.model(frames.flatten(0, 1).permute(0, 3, 1, 2))
+        return features.unflatten(0, frames.shape[:2]).mean(dim=1)
+
+
+@ENCODERS.register("torchaudio")
+class TorchaudioEncoder(nn.Module):
+    """A wav2vec 2.0 model of torchaudio on the waveform, and the average over time; all dropout off.
+
+    Source: arXiv 2006.11477; "base" and "large" are its sizes, "tiny" (4 layers of 192) is ours.
+
+    Args:
+        modality: of samples (S,) on the device; the published sizes expect 16 kHz.
+        model: "tiny", "base" or "large".
+        weights: file with a state dict of that torchaudio model (tensors only); null: random weights.
+
+    Raises:
+        ConfigError: no such size, samples that are no waveform, or weights that do not fit.
+    """
+
+    sizes = {"tiny": (192, 4, 3, 768), "base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
+
+    def __init__(self, modality: Any, model: str = "base", weights: str | None = None) -> None:
+        super().__init__()
+        from torchaudio.models import wav2vec2_model
+        if model not in self.sizes:
+            raise ConfigError(f"encoder 'torchaudio': no size '{model}'; known: {', '.join(self.sizes)}")
+        shape = tuple(getattr(modality, "input_shape", modality.shape))
+        if len(shape) != 1:
+            raise ConfigError(f"encoder 'torchaudio': takes a waveform (S,), got samples of {list(shape)}; "
+                              "choose the modality 'audio'")
+        self.dim, layers, heads, hidden = self.sizes[model]
+        wide = model == "large"
+        self.model = wav2vec2_model(
+            extractor_mode="layer_norm" if wide else "group_norm", extractor_conv_layer_config=None,
+            extractor_conv_bias=wide, encoder_embed_dim=self.dim, encoder_projection_dropout=0.0,
+            encoder_pos_conv_kernel=128, encoder_pos_conv_groups=16, encoder_num_layers=layers, encoder_num_heads=heads,
+            encoder_attention_dropout=0.0, encoder_ff_interm_features=hidden, encoder_ff_interm_dropout=0.0,
+            encoder_dropout=0.0, encoder_layer_norm_first=wide, encoder_layer_drop=0.0, aux_num_out=None)
+        if weights is not None:
+            self.load(weights)
+
+    def load(self, path: str) -> None:
+        """Take the weights of a file (a state dict, tensors only); every one must fit."""
+        try:
+            self.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:
+            raise ConfigError(f"encoder 'torchaudio': weights {path} do not fit ({str(error).splitlines()[0]}); give the "
+                              "state dict of the torchaudio model of the same size") from None
+
+    def forward(self, x: Float[Tensor, "B S"], rng: Rng | None = None) -> Float[Tensor, "B D"]:
+        """One vector per waveform (B, S). `rng` is not used."""
+        return self.model(x)[0].mean(dim=1)

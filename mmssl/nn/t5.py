@@ -1,0 +1,159 @@
+"""The text encoder of VATT: a trunk after T5-Small with relative positions, and words in front of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmssl.nn.dropout import check_rate, drop, drop_at
+from mmssl.nn.init import dense, summary_token
+from mmssl.nn.transformer import EPS, Attention, run_blocks
+from mmssl.registry import ENCODERS, TRUNKS
+from mmssl.rng import Rng
+
+
+def relative_buckets(tokens: int, buckets: int = 32, distance: int = 64) -> Int[Tensor, "N N"]:
+    """Which bucket of relative positions each (query, key) falls into.
+
+    Half of the buckets for keys after the query, half for the rest; of each half, one bucket per distance for the
+    first half, then logarithmically wider ones up to `distance`.
+
+    Args:
+        tokens: N.
+        buckets: how many in all.
+        distance: from which on all share the last bucket.
+
+    Source: arXiv 1910.10683, section 2.1, with the numbers of the released VATT code.
+    """
+    places = torch.arange(tokens)
+    steps = places[None, :] - places[:, None]  # key minus query
+    half, near = buckets // 2, buckets // 4
+    far = steps.abs().clamp(min=1).double()
+    wide = near + (torch.log(far / near) / math.log(distance / near) * (half - near)).long()
+    return half * (steps > 0) + torch.where(steps.abs() < near, steps.abs(), wide.clamp(max=half - 1))
+
+
+class T5Block(nn.Module):
+    """x + Drop(Attention(rms x)), then x + Drop(W_o Drop(GELU(W_i norm x))), without biases or 1/sqrt(d) scaling.
+
+    Source: released VATT code: the attention's norm is T5's root mean square, that of the hidden layer is a LayerNorm.
+
+    Args:
+        dim, heads, mlp: D, heads, width of the hidden layer.
+        dropout: rate at the three places.
+    """
+
+    sites = 3
+
+    def __init__(self, dim: int, heads: int, mlp: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.norm1 = nn.RMSNorm(dim, eps=EPS)
+        self.attention = Attention(dim, heads, bias=False, scale=1.0)
+        self.norm2 = nn.LayerNorm(dim, eps=EPS)
+        self.mlp_in = dense(dim, mlp, bias=False)
+        self.mlp_out = dense(mlp, dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "B N D"], allow: Tensor | None = None, seeds: Int[Tensor, "3 B"] | None = None
+                ) -> Float[Tensor, "B N D"]:
+        """(B, N, D); arguments as in `transformer.Block`."""
+        after, hidden, last = (None,) * 3 if seeds is None else seeds.unbind(0)
+        x = x + drop(self.attention(self.norm1(x), allow), self.dropout, after)
+        h = drop(F.gelu(self.mlp_in(self.norm2(x))), self.dropout, hidden)
+        return x + drop(self.mlp_out(h), self.dropout, last)
+
+
+@TRUNKS.register("t5")
+class T5(nn.Module):
+    """Blocks after T5 whose layers all add the same learned bias per relative position, and a final RMS norm.
+
+    Source: arXiv 1910.10683 as changed by the released VATT code (its layers reuse the bias of the first).
+
+    Args:
+        dim: D.
+        depth: number of blocks.
+        heads: per block; divides D.
+        mlp: width of the hidden layers; null: 4 D.
+        dropout: rate at residuals, hidden layers, the output, and (by the encoder) the embeddings.
+        buckets: of relative positions.
+        distance: from which on two tokens are just "far".
+        recompute: less memory for more time, see Transformer.
+    """
+
+    def __init__(self, dim: int, depth: int, heads: int, mlp: int | None = None, dropout: float = 0.0, buckets: int = 32,
+                 distance: int = 64, recompute: bool = False) -> None:
+        super().__init__()
+        check_rate(dropout)
+        self.dim, self.dropout, self.recompute = dim, dropout, recompute
+        self.buckets, self.distance = buckets, distance
+        mlp = 4 * dim if mlp is None else mlp
+        self.bias = nn.Parameter(torch.empty(buckets, heads).uniform_(-0.05, 0.05))
+        self.blocks = nn.ModuleList(T5Block(dim, heads, mlp, dropout) for _ in range(depth))
+        self.norm = nn.RMSNorm(dim, eps=EPS)
+
+    def forward(self, tokens: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"] | None = None, rng: Rng | None = None
+                ) -> Float[Tensor, "B N D"]:
+        """Last states (B, N, D); arguments as in `Transformer.forward`, positions are by distance alone."""
+        buckets = relative_buckets(tokens.shape[1], self.buckets, self.distance).to(tokens.device)
+        allow = F.embedding(buckets, self.bias).permute(2, 0, 1)[None]  # (1, heads, N, N)
+        if valid is not None:
+            allow = allow.masked_fill(~valid[:, None, None, :], -math.inf)
+        x = run_blocks(self, tokens, allow, rng)
+        return drop_at(self.norm(x), self.dropout, rng, "output")
+
+
+@TRUNKS.register("t5_small")
+def t5_small(dropout: float = 0.0, recompute: bool = False) -> T5:
+    """6 blocks of width 512, 8 heads, as VATT's text encoder (arXiv 2104.11178, table 7, Small)."""
+    return T5(512, 6, 8, None, dropout, recompute=recompute)
+
+
+@ENCODERS.register("t5")
+class T5Encoder(nn.Module):
+    """Texts to vectors: word vectors, a summary token before them, Dense and GELU, a T5 trunk; the summary's state.
+
+    Source: arXiv 2104.11178, section 3.2, and its released code.
+
+    Args:
+        modality: gives `word_table() -> nn.Embedding` (frozen or trainable) and `shape` ending in L words.
+        trunk: a T5; any trunk works, but others know no word order here.
+        dropout: rate on the input; null: the trunk's.
+    """
+
+    def __init__(self, modality: Any, trunk: nn.Module, dropout: float | None = None) -> None:
+        super().__init__()
+        self.table = modality.word_table()
+        self.trunk, self.dim = trunk, trunk.dim
+        self.dropout = trunk.dropout if dropout is None else dropout
+        check_rate(self.dropout)
+        self.summary = summary_token(self.table.embedding_dim)
+        self.projection = dense(self.table.embedding_dim, trunk.dim, bias=False)
+        self.tokens = self.kept_tokens = modality.shape[-1] + 1
+
+    def forward(self, x: Int[Tensor, "B *K L"], rng: Rng | None = None) -> Float[Tensor, "B *K D"]:
+        """One vector per text.
+
+        Args:
+            x: word numbers (B, L) or (B, K, L), 0 for pad; a text of pads alone sees only the summary token.
+            rng: of this call, with the rows' global numbers; None: no dropout.
+        """
+        if x.ndim == 3:
+            return self(x.flatten(0, 1), item_rows(rng, *x.shape[:2])).unflatten(0, x.shape[:2])
+        words = self.table(x)
+        tokens = torch.cat([self.summary.to(words.dtype).expand(len(x), 1, -1), words], dim=1)
+        tokens = drop_at(F.gelu(self.projection(tokens)), self.dropout, rng, "input")
+        return self.trunk(tokens, F.pad(x != 0, (1, 0), value=True), rng)[:, 0]
+
+
+@torch.compiler.disable
+def item_rows(rng: Rng | None, rows: int, items: int) -> Rng | None:
+    """`rng` for a batch whose rows were split into `items` each: row r's item k is numbered r * items + k."""
+    if rng is None:
+        return None
+    numbers = torch.arange(rows) if rng.rows is None else rng.rows
+    return rng.for_rows((numbers[:, None] * items + torch.arange(items, device=numbers.device)).flatten())

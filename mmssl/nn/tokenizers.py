@@ -1,0 +1,128 @@
+"""Raw input to tokens: patches of any grid, and words. No positions here; see `positions`.
+
+A tokenizer is a module with `shape` (of the one item it takes), `grid` (tokens per axis), `dim` and
+`forward(x (B, *shape), keep) -> (tokens (B, n, D), valid (B, n) | None)`; `keep` numbers the tokens to make.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmssl.errors import ConfigError
+from mmssl.nn.init import dense
+
+
+class PatchTokenizer(nn.Module):
+    """Cuts an array into equal patches along one to three axes, and projects each: a strided convolution as one GEMM.
+
+    Source: arXiv 2104.11178, section 3.1. Weights are drawn Glorot-uniform for the matrix (patch values to D); the
+    released code's draw, for the convolution, is narrower and starts with content far below positions.
+
+    Args:
+        shape: of one sample, e.g. video (T, H, W, 3), series (C, T), wave (S,), log-mel (T, F).
+        patch: size along each cut axis; a remainder at the end of an axis is left out.
+        dim: D.
+        channels: whether `shape` has an axis of channels, which is not cut.
+        channels_last: whether that axis comes last; None: first in a series (one axis to cut), last otherwise.
+
+    Raises:
+        ConfigError: shape and patch do not fit.
+    """
+
+    def __init__(self, shape: Sequence[int], patch: Sequence[int], dim: int, channels: bool = True,
+                 channels_last: bool | None = None) -> None:
+        super().__init__()
+        self.shape, self.patch, self.dim = tuple(shape), tuple(patch), dim
+        if len(self.shape) != len(self.patch) + channels or not 1 <= len(self.patch) <= 3:
+            raise ConfigError(f"patch: {list(patch)} does not fit samples of shape {list(shape)}; "
+                              "expected one number per axis to cut, channels aside")
+        last = len(self.patch) > 1 if channels_last is None else channels_last
+        self.channel_axis = None if not channels else len(self.patch) if last else 0
+        axes = [size for axis, size in enumerate(self.shape) if axis != self.channel_axis]
+        self.grid = tuple(size // p for size, p in zip(axes, self.patch, strict=True))
+        if 0 in self.grid:
+            raise ConfigError(f"patch: {list(patch)} is larger than a sample of {axes}; choose a smaller patch")
+        depth = self.shape[self.channel_axis] if channels else 1
+        self.projection = dense(math.prod(self.patch) * depth, dim)
+
+    def forward(self, x: Float[Tensor, "B ..."], keep: Int[Tensor, "n"] | None = None
+                ) -> tuple[Float[Tensor, "B n D"], None]:
+        """Tokens of the patches numbered `keep` (None: all), row-major over the grid; only those are projected.
+
+        Args:
+            x: (B, *shape), float.
+            keep: patch numbers, the same for all B.
+
+        Returns:
+            tokens (B, n, D), and None: every patch is valid.
+        """
+        return self.projection(self.patches(x, keep)).transpose(0, 1), None
+
+    def patches(self, x: Float[Tensor, "B ..."], keep: Int[Tensor, "n"] | None = None) -> Float[Tensor, "n B p"]:
+        """The kept patches, (n, B, p), patch-major; p runs over the patch's axes, then the channels."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"samples have shape {tuple(x.shape[1:])}, the tokenizer was built for {self.shape}; "
+                             "give it the modality's own shape")
+        if self.channel_axis is None:
+            x = x.unsqueeze(-1)
+        elif self.channel_axis == 0:
+            x = x.movedim(1, -1)
+        axes = len(self.grid)
+        for axis, (n, p) in enumerate(zip(self.grid, self.patch, strict=True)):
+            x = x.narrow(2 * axis + 1, 0, n * p).unflatten(2 * axis + 1, (n, p))
+        order = [*range(1, 2 * axes + 1, 2), 0, *range(2, 2 * axes + 1, 2), 2 * axes + 1]
+        if keep is None:
+            return x.permute(order).flatten(axes + 1).flatten(0, axes - 1)
+        # Indices on the grid axes alone copy just the kept patches; being apart, they put their axis first.
+        index: list = [slice(None)] * (2 * axes + 2)
+        for axis in reversed(range(axes)):
+            index[2 * axis + 1], keep = keep % self.grid[axis], keep.div(self.grid[axis], rounding_mode="floor")
+        kept = x[tuple(index)]
+        return (kept.transpose(0, 1) if axes == 1 else kept).flatten(2)
+
+
+class WordTokenizer(nn.Module):
+    """Word numbers to tokens: a table of word vectors, then Dense and GELU.
+
+    Source: released VATT-MA code (its text "pre-projection"; the paper's one-hot projection is the table).
+
+    Args:
+        table: (vocabulary, width) word vectors; frozen or trainable as it comes. Word 0 is the pad.
+        words: L.
+        dim: D.
+    """
+
+    #: The tokens have been through Dense and GELU: an encoder's `pre_projection` adds nothing on top.
+    projected = True
+
+    def __init__(self, table: nn.Embedding, words: int, dim: int) -> None:
+        super().__init__()
+        self.shape, self.grid, self.dim = (words,), (words,), dim
+        self.table = table
+        self.projection = dense(table.embedding_dim, dim)
+
+    def forward(self, x: Int[Tensor, "B L"], keep: Int[Tensor, "n"] | None = None
+                ) -> tuple[Float[Tensor, "B n D"], Bool[Tensor, "B n"]]:
+        """Tokens of the words at the places `keep` (None: all).
+
+        Args:
+            x: (B, L) word numbers, 0 for pad.
+            keep: places to make tokens of, the same for all B.
+
+        Returns:
+            tokens (B, n, D), and valid (B, n), False at pads.
+        """
+        if keep is not None:
+            x = x.index_select(1, keep)
+        return F.gelu(self.projection(self.table(x))), x != 0
+
+
+def frozen_table(vectors: Float[Tensor, "V W"]) -> nn.Embedding:
+    """A word table that is not trained: (vocabulary, width) vectors, moved and saved with the model."""
+    return nn.Embedding.from_pretrained(torch.as_tensor(vectors), freeze=True)

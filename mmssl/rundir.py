@@ -1,0 +1,159 @@
+"""The folder of one run: what lies in it, under which name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmssl.config import Recipe, dump, load
+from mmssl.data.files import write_whole
+from mmssl.environment import describe
+from mmssl.errors import ConfigError, DataError
+from mmssl.plugins import identity
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDir:
+    """Paths of a run. `recipe.yaml` is the resolved recipe, and all that is needed to build the run's model again.
+
+    Args:
+        root: the folder.
+    """
+
+    root: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe: every default written out."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def typed_file(self) -> Path:
+        """The recipe as it was typed: its text, and the overrides after it."""
+        return self.root / "recipe.typed.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Metrics, one JSON object per line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def bad_samples_file(self) -> Path:
+        """Samples that could not be read, one JSON object per line."""
+        return self.root / "bad_samples.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        """What the run said."""
+        return self.root / "log.txt"
+
+    def checkpoint(self, which: str) -> Path:
+        """The file of checkpoint "last", "best", or of a path.
+
+        Raises:
+            DataError: there is no such file.
+        """
+        path = self.root / "checkpoints" / f"{which}.ckpt" if which in ("last", "best") else Path(which)
+        if not path.is_file():
+            raise DataError(f"{path}: no such checkpoint; expected last, best or a file. A run has its first after "
+                            "trainer.checkpoint_every steps; `best` needs trainer.monitor")
+        return path
+
+    def load_recipe(self, overrides: list[str] | None = None) -> Recipe:
+        """The run's resolved recipe.
+
+        Raises:
+            DataError: the folder is no run.
+        """
+        if not self.recipe_file.is_file():
+            raise DataError(f"{self.root}: not a run directory (no recipe.yaml in it); expected one that `mmssl fit` made")
+        return load(self.recipe_file, overrides)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process, so that no second one continues it meanwhile.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        with open(self.root / ".lock", "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"{self.root}: another process is training in this folder; wait for it or stop it") from None
+            yield
+
+
+def default_root(name: str) -> Path:
+    """`runs/NAME-YYYYMMDD-HHMMSS` in the working directory, with a number added where that is taken."""
+    stem = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return next(p for p in (stem, *(Path(f"{stem}-{i}") for i in range(2, 1000))) if not p.exists())
+
+
+def create(root: Path, recipe: Recipe, typed: list[str] | None = None) -> RunDir:
+    """Make the folder of a new run and write what is known before the first step.
+
+    Args:
+        root: must not exist, or be empty.
+        recipe: complete; its plug-in files and vocabulary are copied in, and its `recipe.yaml` names the copies.
+        typed: the recipe's name or file, and the overrides, as they were typed.
+
+    Raises:
+        ConfigError: the folder holds something.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ConfigError(f"{root}: not empty, and a run is never written over; choose another --run-dir, "
+                          f"or continue it with `mmssl fit --resume {root}`")
+    (root / "checkpoints").mkdir(parents=True, exist_ok=True)
+    recipe = dataclasses.replace(recipe, plugins=[_copy_plugin(s, root) for s in recipe.plugins],
+                                 modalities=_copy_vocabularies(recipe, root))
+    run = RunDir(root)
+    run.recipe_file.write_text(f"# run directory format {FORMAT}\n" + dump(recipe), encoding="utf-8")
+    run.typed_file.write_text(_typed_text(typed), encoding="utf-8")
+    write_json(root / "environment.json", describe())
+    return run
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_whole(path, (json.dumps(tree, indent=1, default=str) + "\n").encode())
+
+
+def _copy_plugin(source: str, root: Path) -> str:
+    """A plug-in file travels with the run, under its own name and hash; modules stay what they are."""
+    if not source.endswith(".py"):
+        return source
+    kept = root / "plugins" / f"{Path(source).stem}-{identity(source)[:12]}.py"
+    kept.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, kept)
+    return str(kept.relative_to(root))
+
+
+def _copy_vocabularies(recipe: Recipe, root: Path) -> dict[str, Any]:
+    modalities = {}
+    for key, node in recipe.modalities.items():
+        node = dict(node)
+        if node.get("vocabulary"):
+            kept = f"{key}.vocab.txt"
+            shutil.copyfile(node["vocabulary"], root / kept)
+            node["vocabulary"] = kept
+        modalities[key] = node
+    return modalities
+
+
+def _typed_text(typed: list[str] | None) -> str:
+    if not typed:
+        return "# started from Python\n"
+    path = Path(typed[0])
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    shown = f"# mmssl fit --recipe {' '.join(typed)}\n"
+    return shown + text + "".join(f"# override: {o}\n" for o in typed[1:])

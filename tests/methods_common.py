@@ -1,0 +1,48 @@
+"""Small versions of the three methods' recipes, and batches with holes, for several tests."""
+
+import dataclasses
+
+import torch
+
+from mmssl import build
+from mmssl.config import load
+from mmssl.dry_run import random_batch
+
+SMALL = {
+    "vatt_tiny": ["modalities.video={frames: 4, size: 16, rate: 10, patch: [2, 8, 8]}",
+                  "modalities.audio={name: mel, rate: 8000, seconds: 0.4, window: 128, hop: 64, mels: 16, band: [80, 3900],"
+                  " patch: [10, 8]}",
+                  "modalities.text={words: 6, texts: 3, word_dim: 16, vocabulary_size: 40}",
+                  "trunks.video={name: transformer, dim: 24, depth: 2, heads: 2}", "head={name: common_space, fine: 16, coarse: 8}"],
+    "crossl_tiny": ["encoders.acc.width=16", "encoders.gyro.width=16"],
+}
+SMALL["vatt_ma_tiny"] = [*SMALL["vatt_tiny"][:3], "trunks.shared={name: transformer, dim: 24, depth: 2, heads: 2}",
+                         SMALL["vatt_tiny"][4], *(f"encoders.{m}.post_projection=24" for m in ("video", "audio", "text"))]
+SMALL["vatt_tiny"] += [f"trunks.{m}={{name: transformer, dim: 24, depth: 1, heads: 2}}" for m in ("audio", "text")]
+
+
+def small(name, *overrides, seed=0):
+    """A shrunken recipe, its modalities, and its method in float64, so that equality is not a matter of rounding."""
+    recipe = dataclasses.replace(load(name, [*SMALL[name], *overrides]), seed=seed)
+    parts = build.modalities(recipe)
+    return recipe, parts, build.method(recipe, parts)
+
+
+def holey_batch(parts, size, seed=0):
+    """Random samples in which a third of each modality is missing; the first rows lack the last modality altogether."""
+    batch = random_batch(parts, size, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    for stream in batch.streams.values():
+        stream.present = torch.rand(size, generator=generator) > 0.33
+    next(reversed(batch.streams.values())).present[: size // 2] = False
+    for stream in batch.streams.values():
+        stream.data[~stream.present] = 0
+    if "text" in batch.streams:  # some samples have fewer captions
+        batch.streams["text"].data[1::3, 1:] = 0
+    return batch
+
+
+def rows_of(batch, rows):
+    """A part of a batch, as a rank would get it."""
+    streams = {m: type(s)(data=s.data[rows], present=s.present[rows]) for m, s in batch.streams.items()}
+    return type(batch)(streams=streams, valid=batch.valid[rows], rows=batch.rows[rows])

@@ -1,0 +1,66 @@
+"""One, two and four processes compute the same loss and gradients of the same global batch, for every method."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from methods_common import holey_batch, rows_of, small
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+METHODS = ("vatt_tiny", "vatt_ma_tiny", "crossl_tiny")
+BATCH = 16
+
+
+class Step(nn.Module):
+    """The training step as a module's forward, as Lightning hands it to DistributedDataParallel."""
+
+    def __init__(self, method):
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch):
+        return self.method.training_step(batch, 0)
+
+
+def gradients(name, rank=0, world=1):
+    _, parts, method = small(name)
+    method = method.double()
+    for part in parts.values():  # everything in float64: what differs then is the algorithm
+        original = part.on_device
+        part.on_device = lambda data, rng, f=original: (lambda x: x.double() if x.is_floating_point() else x)(f(data, rng))
+    batch = holey_batch(parts, BATCH)
+    share = BATCH // world
+    step = Step(method)
+    if world > 1:
+        step = DistributedDataParallel(step)
+    loss = step(rows_of(batch, slice(rank * share, (rank + 1) * share)))
+    loss.backward()
+    flat = torch.cat([p.grad.flatten() for p in method.parameters() if p.requires_grad])
+    return loss.detach(), flat
+
+
+def worker(rank, world, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    found = {name: gradients(name, rank, world) for name in METHODS}
+    if rank == world - 1:
+        torch.save(found, Path(folder) / "found.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_agree_with_one_process(world):
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(worker, (world, folder), nprocs=world)
+        found = torch.load(Path(folder) / "found.pt", weights_only=True)
+    for name in METHODS:
+        loss, alone = gradients(name)
+        assert torch.isfinite(loss) and alone.norm() > 0
+        assert abs(found[name][0] - loss) <= 1e-9 * abs(loss), name
+        assert (found[name][1] - alone).norm() <= 1e-5 * alone.norm(), name

@@ -1,0 +1,145 @@
+"""Retrieval against loops over cosines; ties, collapse, broken features; and no N x N matrix."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmssl.eval import retrieval, retrieval_table, true_ranks
+from mmssl.eval.retrieval import exact_products, unit_rows
+
+
+def ranks_by_hand(queries, gallery):
+    """Each query against each gallery row, one cosine at a time, in float64."""
+    def cosine(a, b):
+        return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+    q, g = queries.double().numpy(), gallery.double().numpy()
+    return [sum(cosine(q[i], g[j]) >= cosine(q[i], g[i]) - 1e-9 for j in range(len(g)) if j != i)
+            for i in range(len(q))]
+
+
+def noisy_pair(rows=60, width=7, noise=1.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, width, generator=generator)
+    return x + noise * torch.randn(rows, width, generator=generator), x
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 60, 1000])
+def test_ranks_are_those_of_a_loop_whatever_the_blocks(chunk):
+    queries, gallery = noisy_pair()
+    gallery[10:20] = gallery[30:40]  # twenty rows come twice, so they tie
+    assert true_ranks(queries, gallery, chunk).tolist() == ranks_by_hand(queries, gallery)
+
+
+def test_numbers_follow_from_the_ranks():
+    queries, gallery = noisy_pair()
+    ranks = np.array(ranks_by_hand(queries, gallery))
+    result = retrieval(queries, gallery, ks=(1, 3, 10))
+    assert result.r_at == {k: pytest.approx(np.mean(ranks < k)) for k in (1, 3, 10)}
+    assert 0 < result.r_at[1] < result.r_at[10] < 1
+    assert result.median_rank == np.median(ranks) + 1
+    assert result.mean_reciprocal_rank == pytest.approx(np.mean(1 / (ranks + 1)))
+    assert result.as_dict()["R@3"] == result.r_at[3] and result.rows == 60
+
+
+def test_median_of_an_even_number_lies_between():
+    queries = torch.eye(4)
+    gallery = torch.eye(4)[[0, 1, 3, 2]]  # ranks 0, 0, then the others: own score 0, ties with two, beaten by one
+    assert true_ranks(queries, gallery).tolist() == [0, 0, 3, 3]
+    assert retrieval(queries, gallery).median_rank == 2.5
+
+
+@pytest.mark.parametrize("width", [3, 129, 2048])
+@pytest.mark.parametrize("chunk", [64, 1024])
+def test_a_collapsed_model_finds_nothing(width, chunk):
+    row = torch.randn(1, width, generator=torch.Generator().manual_seed(width))
+    same = row.expand(333, width)
+    for gallery in (same, same * torch.rand(333, 1).add(0.5)):  # equal rows, and equal directions of unequal length
+        result = retrieval(same.contiguous(), gallery.contiguous(), chunk=chunk)
+        assert result.r_at[1] == 0.0 and result.median_rank == 333
+
+
+def test_rounding_does_not_break_ties_between_different_rows():
+    """Rows made of the same numbers in another order have one score; a sum rounds differently in each order."""
+    generator = torch.Generator().manual_seed(0)
+    row = torch.rand(512, generator=generator)
+    gallery = torch.stack([row[torch.randperm(512, generator=generator)] for _ in range(200)])
+    assert true_ranks(torch.ones(200, 512), gallery).tolist() == [199] * 200
+
+
+def test_one_row_finds_itself():
+    assert retrieval(torch.ones(1, 3), torch.ones(1, 3)).r_at == {1: 1.0, 5: 1.0, 10: 1.0}
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_broken_features_rank_last_and_beat_no_other(broken):
+    queries, gallery = noisy_pair(noise=0.0)
+    queries[3, 0], gallery[8, 2] = broken, broken
+    ranks = true_ranks(queries, gallery).tolist()
+    assert ranks[3] == ranks[8] == 59
+    assert [r for i, r in enumerate(ranks) if i not in (3, 8)] == [0] * 58
+    assert retrieval(torch.full((9, 4), broken), torch.full((9, 4), broken)).r_at[1] == 0.0
+
+
+def test_scale_does_not_matter_even_where_squares_overflow_or_vanish():
+    queries, gallery = noisy_pair()
+    expected = true_ranks(queries, gallery).tolist()
+    assert true_ranks(queries * 1e25, gallery * 1e-25).tolist() == expected
+    assert true_ranks(queries.double(), gallery.double()).tolist() == expected
+
+
+def test_zero_rows_tie_with_all():
+    zeros = torch.zeros(5, 4)
+    assert true_ranks(zeros, torch.randn(5, 4)).tolist() == [4] * 5
+
+
+def test_the_precision_of_the_training_run_does_not_reach_it():
+    queries, gallery = noisy_pair(rows=300, width=64, noise=1.5)
+    expected = true_ranks(queries, gallery)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(true_ranks(queries, gallery), expected)
+            with exact_products("cpu"):
+                assert (queries @ gallery.T).dtype == torch.float32
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_memory_goes_by_the_chunk():
+    """Of the products made, the largest has chunk * 8 * chunk entries, for a gallery of many chunks."""
+    sizes = []
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                sizes.append(out.numel())
+            return out
+    queries, gallery = noisy_pair(rows=2000, width=4)
+    with Watch():
+        true_ranks(queries, gallery, chunk=16)
+    assert max(sizes) <= max(16 * 8 * 16, 2000 * 4)
+
+
+def test_table_has_both_directions_over_samples_that_have_both():
+    queries, gallery = noisy_pair()
+    both = torch.arange(60) % 3 != 0
+    spoiled = gallery.clone()
+    spoiled[~both] = queries[~both] * 100 + 5
+    table = retrieval_table({"text-video": (queries, spoiled, both), "a-b": (queries, gallery, torch.arange(60) < 1)})
+    assert table == {"text_to_video": retrieval(queries[both], gallery[both]),
+                     "video_to_text": retrieval(gallery[both], queries[both])}
+    assert table["text_to_video"] != table["video_to_text"]
+
+
+@pytest.mark.parametrize("shapes", [((3, 2), (4, 2)), ((3, 2), (3, 5)), ((0, 2), (0, 2))])
+def test_shapes_that_do_not_fit_are_named(shapes):
+    with pytest.raises(Exception) as error:
+        true_ranks(torch.zeros(*shapes[0]), torch.zeros(*shapes[1]))
+    assert "retrieval: expected two equal shapes" in str(error.value) or "jaxtyp" in type(error.value).__module__
+
+
+def test_unit_rows_say_which_are_finite():
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [float("nan"), 1.0]])
+    rows, fine = unit_rows(x)
+    assert torch.allclose(rows, torch.tensor([[0.6, 0.8], [0, 0], [0, 0]])) and fine.tolist() == [True, True, False]

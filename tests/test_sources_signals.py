@@ -1,0 +1,154 @@
+"""The packer of sensor arrays: windows inside one label, sensors that agree in time, statistics of the training part."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmssl.data import codecs, schema
+from mmssl.data.shards import ShardIndex, read_record, split_shards
+from mmssl.data.sources import pack_signals
+from mmssl.data.sources.stores import NpzStore
+from mmssl.errors import ConfigError, DataError
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+
+
+def records(root, split):
+    return {index.key(i): read_record(shard, index, i) for shard in split_shards(root, split)
+            for index in [ShardIndex.load(shard)] for i in range(len(index))}
+
+
+DESCRIPTION = """
+modalities:
+  pulse: {key: "{subject}_pulse", rate: 8, channels: [pulse], units: [V]}
+  move: {key: "{subject}_move", rate: 4, channels: [x, y], units: [g, g]}
+label: {name: state, key: "{subject}_state", rate: 1, classes: {0: rest, 1: stress}, drop: [-1]}
+window: {seconds: 3, step: 2}
+split: {test: [c], val: [b]}
+"""
+
+
+@pytest.fixture
+def sensors(tmp_path):
+    """Three subjects of 20 s whose samples are their own time in seconds (x, y: negative); labels by the second."""
+    labels = np.array([0] * 7 + [-1] * 2 + [1] * 8 + [0] * 3, np.int8)
+    arrays = {}
+    for subject in "abc":
+        arrays[f"{subject}_pulse"] = (np.arange(160) / 8).astype(np.float32)
+        arrays[f"{subject}_move"] = -np.stack([np.arange(80) / 4, np.arange(80) / 2], 1)
+        arrays[f"{subject}_state"] = labels
+    np.savez(tmp_path / "raw.npz", **arrays)
+    (tmp_path / "raw.yaml").write_text(DESCRIPTION)
+    return tmp_path, arrays, labels
+
+
+def windows_by_hand(labels, seconds, step):
+    """Starts with their label: within each run of one label, a window every `step` seconds as long as it fits."""
+    starts, first = [], 0
+    while first < len(labels):
+        last = first
+        while last < len(labels) and labels[last] == labels[first]:
+            last += 1
+        starts += [(s, labels[first]) for s in range(first, last, step) if s + seconds <= last and labels[first] >= 0]
+        first = last
+    return starts
+
+
+def test_windows_stay_inside_a_label_and_sensors_agree_in_time(sensors):
+    folder, _, labels = sensors
+    report = pack_signals(str(folder / "raw.npz"), str(folder / "raw.yaml"), str(folder / "out"))
+    want = windows_by_hand(labels, 3, 2)
+    assert len(want) == 7 and report.records == {"train": 7, "val": 7, "test": 7}
+    manifest = schema.Manifest.load(folder / "out")
+    assert manifest.splits["test"].groups == ["c"] and manifest.labels == {"state": ["rest", "stress"]}
+    seen = []
+    for (start, label), files in zip(want, records(folder / "out", "train").values(), strict=True):
+        pulse, move = (codecs.decode("npy", files[f"{m}.npy"], manifest.modalities[m]).data.numpy()
+                       for m in ("pulse", "move"))
+        np.testing.assert_allclose(pulse, [start + np.arange(24) / 8])
+        np.testing.assert_allclose(move[0], -(start + np.arange(12) / 4))
+        assert schema.parse_labels(files["labels.json"]) == ({"state": label}, "a")
+        seen.append(move)
+    info = manifest.modalities["move"]
+    np.testing.assert_allclose(info.mean, np.concatenate(seen, 1).mean(1), rtol=1e-6)
+    np.testing.assert_allclose(info.std, np.concatenate(seen, 1).std(1), rtol=1e-6)
+    assert (info.rate, info.channels, info.units, info.shape) == (4, ["x", "y"], ["g", "g"], [2, 12])
+
+
+def test_folder_of_csv_gives_the_same_as_npz(sensors):
+    folder, arrays, labels = sensors
+    (folder / "csv").mkdir()
+    for s in "abc":
+        np.savetxt(folder / "csv" / f"{s}_pulse.csv", arrays[f"{s}_pulse"], header="pulse", comments="", fmt="%.9g")
+        table = np.concatenate([arrays[f"{s}_move"][:, ::-1], np.repeat(labels, 4)[:, None]], 1)
+        np.savetxt(folder / "csv" / f"{s}_move.csv", table, header="y,x,state", comments="", delimiter=",", fmt="%.9g")
+    text = DESCRIPTION.replace('_pulse"', '_pulse.csv"').replace('_move"', '_move.csv", columns: [x, y]')
+    text = text.replace('_state", rate: 1', '_move.csv", column: state, rate: 4')
+    (folder / "csv.yaml").write_text(text)
+    pack_signals(str(folder / "csv"), str(folder / "csv.yaml"), str(folder / "one"))
+    pack_signals(str(folder / "raw.npz"), str(folder / "raw.yaml"), str(folder / "two"))
+    assert records(folder / "one", "train") == records(folder / "two", "train")
+
+
+def test_recordings_one_after_the_other(tmp_path):
+    signal = np.arange(60.0)[:, None] * [1, 10]
+    np.savez(tmp_path / "raw.npz", signal=signal, offsets=[0, 25, 40, 60], who=[1, 2, 1], y=[4, 5, 5])
+    (tmp_path / "raw.yaml").write_text(
+        "modalities: {a: {key: signal, columns: [1], rate: 5, channels: [a], units: [g]}}\n"
+        "recordings: {offsets: offsets, subject: who}\nlabel: {key: y, classes: {4: up, 5: down}}\n"
+        "window: {seconds: 2, step: 1}\nsplit: {test: [2]}\n")
+    report = pack_signals(str(tmp_path / "raw.npz"), str(tmp_path / "raw.yaml"), str(tmp_path / "out"))
+    assert report.records == {"train": 4 + 3, "test": 2}
+    firsts = [codecs.decode("npy", f["a.npy"]).data[0, 0].item() for f in records(tmp_path / "out", "train").values()]
+    assert firsts == [0, 50, 100, 150, 400, 450, 500]  # none begins in one recording and ends in the next
+    labels = [schema.parse_labels(f["labels.json"])[0]["class"] for f in records(tmp_path / "out", "train").values()]
+    assert labels == [0] * 4 + [1] * 3
+
+
+def test_values_that_are_no_numbers_are_bad_windows(sensors):
+    folder, arrays, _ = sensors
+    arrays["a_pulse"][10] = np.nan
+    np.savez(folder / "nan.npz", **arrays)
+    report = pack_signals(str(folder / "nan.npz"), str(folder / "raw.yaml"), str(folder / "out"))
+    assert report.records["train"] == 6 and "pulse: 1 values are not finite" in report.bad[0]
+    assert np.isfinite(schema.Manifest.load(folder / "out").modalities["pulse"].mean).all()
+
+
+@pytest.mark.parametrize("old, new, error, words", [
+    ("rate: 8", "rate: quick", ConfigError, "modalities.pulse.rate: expected float"),
+    ("channels: [x, y]", "channels: [x]", ConfigError, "1 channels but 2 units"),
+    ("seconds: 3", "second: 3", ConfigError, "did you mean 'seconds'"),
+    ("test: [c]", "test: [d]", ConfigError, "no subject 'd'; known: a, b, c"),
+    ("test: [c]", "train: [c]", ConfigError, "split.train: expected val or test"),
+    ("1: stress}", "2: stress}", ConfigError, "label 1 is neither in label.classes nor in label.drop"),
+    ('_move", rate', '_mov", rate', DataError, "no array 'a_mov'; did you mean 'a_move'"),
+    ("channels: [pulse], units: [V]", "channels: [p, q], units: [V, V]", DataError, "has 1 columns, but"),
+    ("seconds: 3", "seconds: 30", DataError, "nothing to pack"),
+])
+def test_descriptions_that_do_not_fit(sensors, old, new, error, words):
+    folder, _, _ = sensors
+    assert old in DESCRIPTION
+    (folder / "bad.yaml").write_text(DESCRIPTION.replace(old, new))
+    with pytest.raises(error, match=words.replace("[", r"\[")):
+        pack_signals(str(folder / "raw.npz"), str(folder / "bad.yaml"), str(folder / "out"))
+
+
+def test_npz_never_unpickles(tmp_path):
+    np.savez(tmp_path / "raw.npz", a=np.array([{}], dtype=object))
+    with pytest.raises(DataError, match="array 'a' cannot be read"):
+        NpzStore(tmp_path / "raw.npz").read("a")
+    (tmp_path / "text.npz").write_text("no zip")
+    with pytest.raises(DataError, match="not a readable npz"):
+        NpzStore(tmp_path / "text.npz")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "stress_predict.npz").is_file(), reason="no wristband recordings here")
+def test_real_wristband_with_four_rates(tmp_path):
+    description = EXAMPLES / "stress_signals.yaml"
+    report = pack_signals(str(REAL / "stress_predict.npz"), str(description), str(tmp_path / "out"))
+    assert report.records == {"train": 2018, "val": 378, "test": 1007} and not report.bad
+    shapes = {name: info.shape for name, info in schema.Manifest.load(tmp_path / "out").modalities.items()}
+    assert shapes == {"bvp": [1, 1920], "acc": [3, 960], "eda": [1, 240], "temp": [1, 240]}
