@@ -81,7 +81,7 @@ def method(recipe: Recipe, parts: dict[str, Any]) -> Method:
         torch.manual_seed(recipe.seed)
         encoders = _encoders(recipe, parts)
         given: dict[str, Any] = {"modalities": parts, "encoders": encoders, "optim": recipe.optim, "seed": recipe.seed}
-        takes = signature_of(METHODS.find(recipe.method["name"] if isinstance(recipe.method, dict) else recipe.method))
+        takes = signature_of(METHODS.find(recipe.method["name"]))
         if "pairs" in takes:
             given["pairs"] = pairs(recipe)
         if "head" in takes:
@@ -102,7 +102,7 @@ def pairs(recipe: Recipe) -> list[Pair]:
     built, named = [], set()
     for key, node in recipe.pairs.items():
         a, b = key.split("-")
-        settings = {"name": node} if isinstance(node, str) else dict(node)
+        settings = dict(node)
         weight = float(settings.pop("weight", 1.0))
         built.append(Pair(a, b, LOSSES.build(settings, f"pairs.{key}"), weight))
         named |= {a, b}
@@ -184,7 +184,7 @@ def _encoders(recipe: Recipe, parts: dict[str, Any]) -> dict[str, nn.Module]:
     trunks = {name: TRUNKS.build(node, f"trunks.{name}") for name, node in recipe.trunks.items()}
     encoders = {}
     for key, node in recipe.encoders.items():
-        node = {"name": node} if isinstance(node, str) else dict(node)
+        node = dict(node)
         trunk = trunks[node.pop("trunk")] if "trunk" in node else None
         where = f"encoders.{key}"
         needs = signature_of(ENCODERS.find(node["name"], where))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any
 
-import mmssl.config  # noqa: F401  importing it registers every built-in part
+from mmssl.config import announce_plugins, read  # importing it registers every built-in part
 from mmssl.data import inspect as manifest_of
 from mmssl.data import verify
 from mmssl.data.demo.cache import NAMES, resolve_root
 from mmssl.data.demo.sheet import contact_sheet
 from mmssl.errors import ConfigError
-from mmssl.plugins import announce, announced, find_file, load_waiting
+from mmssl.plugins import announced, load_waiting
+from mmssl.recipe_files import recipe_path
 from mmssl.registry import ALL, SOURCES, check_settings, describe, signature_of
 
 
@@ -95,12 +95,8 @@ def pack_data(source: str | None, words: list[str]) -> str:
 def list_plugins(recipe: str | None = None) -> str:
     """All plug-ins that are installed or that a recipe names, with what they add or why they fail; then all parts."""
     if recipe:
-        from omegaconf import OmegaConf  # the recipe may not load as a whole: only its `plugins` are wanted
-
-        from mmssl.recipe_files import recipe_path
-        path = recipe_path(recipe)
-        for name in OmegaConf.to_container(OmegaConf.load(path)).get("plugins") or []:
-            announce(find_file(name, [path.resolve().parent, Path.cwd()]), f"recipe {path.name}")
+        path = recipe_path(recipe)  # the recipe may not load as a whole: only its `plugins` are wanted
+        announce_plugins(path, read(path, [])[0].get("plugins") or [])
     load_waiting()
     lines = [f"{p.source} ({p.origin}): {p.state}{': ' + p.reason if p.reason else ''}"
              + "".join(f"\n    {part}" for part in p.parts) for p in announced()]

@@ -89,8 +89,8 @@ def learning_rate(step: int, total: int, lr: float, final_lr: float, warmup: int
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The trained parameters of a module, in one group with weight decay and one without; an empty group is left out.
 
-    Without: all of at most one axis (biases, gains, slopes, single tokens), all of normalisation layers and of classes
-    called something with "Position", and those whose name says position, relative bias or aggregation token. A module
+    Without: all of at most one axis (gains, slopes, single tokens) or called `bias`, all of normalisation layers and of
+    classes called something with "Position", and those whose name says position, relative or token. A module
     that lists further names of its parameters in `no_weight_decay` (a method, as in timm, or a set) is heeded. A
     parameter shared by several modules is taken once, and is without decay if it is so in any. No paper: ours.
     """
@@ -108,7 +108,9 @@ def _undecayed(path: str, part: nn.Module, name: str, parameter: nn.Parameter) -
     if name in (listed() if callable(listed) else listed) or "Position" in type(part).__name__:
         return True
     own = f"{path}.{name}".split(".")[-2:] if "." not in name else ()  # its module's name and its own
-    return parameter.ndim <= 1 or isinstance(part, NORMS) or any(word in piece for piece in own for word in UNDECAYED)
+    if parameter.ndim <= 1 or isinstance(part, NORMS) or name == "bias":
+        return True
+    return any(word in piece for piece in own for word in UNDECAYED)
 
 
 def build_optimizer(module: nn.Module, optim: Optim) -> torch.optim.Optimizer:

@@ -89,6 +89,9 @@ def check_settings(signature: Mapping[str, inspect.Parameter], settings: Mapping
             problems.append(f"{dot}{key}: no such setting{nearest(str(key), allowed)}")
             continue
         annotation = allowed[key].annotation
+        if value == MISSING:
+            problems.append(f"{dot}{key}: missing; expected {describe(annotation)}")
+            continue
         try:
             good[key] = convert(value, Any if annotation is inspect.Parameter.empty else annotation)
         except ValueError:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchaudio.functional
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from mmssl.errors import DataError
@@ -20,33 +20,6 @@ from mmssl.errors import DataError
 #: Two rates whose ratio is this close to a whole number count as such: NTSC's 29.97 Hz passes for 30 Hz.
 RATIO_TOLERANCE = 2e-3
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def window_start(duration: float, window: float, generator: np.random.Generator | None) -> float:
-    """Where in a sample the window that all its modalities share begins.
-
-    Args:
-        duration: seconds that the sample has.
-        window: seconds that are wanted.
-        generator: draws uniformly among all places where the window fits; None puts it in the middle.
-
-    Returns:
-        seconds from the start; 0 where the sample is shorter than the window.
-
-    Source: arXiv:2104.11178, §3 (random clips); that the window is drawn in seconds and not in frames is ours.
-    """
-    room = max(0.0, duration - window)
-    return room / 2 if generator is None else room * float(generator.random())
-
-
-def window_starts(duration: float, window: float, count: int) -> list[float]:
-    """Starts, in seconds, of `count` windows spread evenly over a sample, first and last at its ends.
-
-    Source: arXiv:2104.11178, §A.3 (four uniform windows at test time). One window lies in the middle.
-    """
-    if count == 1:
-        return [window_start(duration, window, None)]
-    return [float(s) for s in np.linspace(0.0, max(0.0, duration - window), count)]
 
 
 def whole_ratio(have: float, want: float) -> int | None:
@@ -86,6 +59,14 @@ def window_steps(start: float, rate: float, have: float, length: int, count: int
     start = min(start, (length - span) / have) if length >= span else start
     steps = np.floor((start + np.arange(count) / rate) * have + 0.5).astype(np.int64)
     return torch.from_numpy(steps % length)
+
+
+def take(x: Shaped[Tensor, "..."], index: Int64[Tensor, "count"], axis: int = 0) -> Shaped[Tensor, "..."]:
+    """The steps at `index` along an axis; without a copy where they are evenly spaced, which is usual. No paper: ours."""
+    step = int(index[1] - index[0]) if len(index) > 1 else 1
+    if step > 0 and bool((index.diff() == step).all()):
+        return x[(slice(None),) * axis + (slice(int(index[0]), int(index[-1]) + 1, step),)]
+    return x.index_select(axis, index)
 
 
 def inception_box(height: int, width: int, area: list[float], aspect: list[float],
@@ -170,14 +151,14 @@ def sound_window(wave: Float[Tensor, "C T"], have: float, want: float, start: fl
     ratio = whole_ratio(have, want)
     if resample == "sinc" and have != want:
         raw = math.ceil(count * have / want)
-        cut = wave[:, window_indices(wave.shape[-1], round(start * have), raw)].mean(dim=0)
+        cut = take(wave, window_indices(wave.shape[-1], round(start * have), raw), axis=1).mean(dim=0)
         return torchaudio.functional.resample(cut, round(have), round(want))[:count]
     if ratio != 1 and (resample == "none" or ratio is None):
         remedy = "Set `resample: sinc`" + (" or `resample: decimate`" if ratio is not None else "")
         raise DataError(f"the sound has {have:g} Hz, but the recipe expects {want:g} Hz. {remedy} for this modality, "
                         f"or set its `rate` to {have:g}.")
     index = window_indices(wave.shape[-1], round(start * have), count, ratio)
-    return wave[:, index].mean(dim=0)
+    return take(wave, index, axis=1).mean(dim=0)
 
 
 def add_noise(wave: Float[Tensor, "*shape"], level: float, generator: np.random.Generator) -> Float[Tensor, "*shape"]:

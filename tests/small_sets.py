@@ -3,7 +3,18 @@
 import numpy as np
 import torch
 
-from mmssl.data import ModalityInfo, ShardWriter, encode_json, encode_npy, finish
+from mmssl.data import (
+    ClipCache,
+    ModalityInfo,
+    Quarantine,
+    Reader,
+    ShardWriter,
+    Split,
+    StreamLoader,
+    encode_json,
+    encode_npy,
+    finish,
+)
 
 RATE = 10.0
 
@@ -33,9 +44,9 @@ def record(number: int, split: str, lacks=()) -> dict[str, bytes]:
     return {**files, "labels.json": encode_json({"labels": {"act": number % 3}, "group": f"{split}-{number % 4}"})}
 
 
-def make_set(root, sizes={"train": 22, "val": 5}, per_shard=6, lacks=lambda number: (), change=None):
+def make_set(root, sizes=None, per_shard=6, lacks=lambda number: (), change=None):
     """A data set of two series. `change(number, files)` may spoil the files of a record."""
-    for split, size in sizes.items():
+    for split, size in (sizes or {"train": 22, "val": 5}).items():
         with ShardWriter(root, split, shard_records=per_shard) as writer:
             for number in range(size):
                 files = record(number, split, lacks(number))
@@ -48,3 +59,18 @@ def make_set(root, sizes={"train": 22, "val": 5}, per_shard=6, lacks=lambda numb
 
 def modalities():
     return {"imu": Wave(2), "ecg": Wave(1, seconds=1.0)}
+
+
+def loader(root, split="train", size=4, parts=None, cache=0, limit=0.01, file=None, **settings):
+    opened = Split(root, split)
+    quarantine = Quarantine(root, split, len(opened), limit, file)
+    reader = Reader(opened, parts or modalities(), ClipCache(cache))
+    return StreamLoader(reader, size, quarantine=quarantine, **settings)
+
+
+def train(root, **settings):
+    return loader(root, train=True, seed=3, **settings)
+
+
+def keys(batches):
+    return [key for batch in batches for key in batch.keys]

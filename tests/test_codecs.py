@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from mmssl.data import (ModalityInfo, codecs, decode, encode_flac, encode_json, encode_mp4, encode_npy,
-                        read_video_and_sound)
+from mmssl.data import (
+    ModalityInfo,
+    codecs,
+    decode,
+    encode_flac,
+    encode_json,
+    encode_mp4,
+    encode_npy,
+    read_video_and_sound,
+)
 from mmssl.errors import ConfigError, DataError
 
 
@@ -138,7 +146,7 @@ def test_arrays():
 def test_texts():
     assert decode("json", encode_json(["ä", "b"])).data == ["ä", "b"]
     assert decode("json", encode_json({"texts": ["a"]})).data == ["a"]
-    assert decode("txt", "ein Satz\n".encode()).data == ["ein Satz"]
+    assert decode("txt", b"ein Satz\n").data == ["ein Satz"]
 
 
 def test_a_picture():

@@ -141,7 +141,8 @@ def test_attention_by_hand():
         scores = [0.0] + [float(key[m, part] @ aggregator.query[h]) / 2 ** 0.5 for m in (0, 2)]
         share = torch.tensor(scores).softmax(0)
         pooled.append(share[1] * value[0, part] + share[2] * value[2, part])
-    torch.testing.assert_close(aggregator(q, seen), aggregator.projection(torch.cat(pooled)[None]), rtol=1e-4, atol=1e-5)
+    expected = aggregator.projection(torch.cat(pooled)[None])
+    torch.testing.assert_close(aggregator(q, seen), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", AGGREGATORS.names())

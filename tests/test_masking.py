@@ -44,7 +44,8 @@ def test_a_rate_that_keeps_nothing_is_refused(rate):
 
 
 @pytest.mark.parametrize(("m", "p", "identical", "empty", "full"), [
-    (3, 0.9, 0.551, 1e-3, 0.729), (3, 0.5, 0.125, 0.125, 0.125), (4, 0.9, 0.452, 1e-4, 0.656), (6, 0.5, 0.016, 0.0156, 0.016)])
+    (3, 0.9, 0.551, 1e-3, 0.729), (3, 0.5, 0.125, 0.125, 0.125), (4, 0.9, 0.452, 1e-4, 0.656),
+    (6, 0.5, 0.016, 0.0156, 0.016)])
 def test_modality_mask_as_released_has_its_closed_forms(m, p, identical, empty, full):
     n = 40_000
     a, b = ModalityMask(p, min_kept=0)(torch.ones(n, m, dtype=torch.bool), 2, Rng((m,)))

@@ -9,7 +9,7 @@ import torch
 from mmssl.errors import ConfigError, DataError
 from mmssl.modalities import Audio, Image, Mel, Series, Video, input_shape_of
 from mmssl.rng import Rng
-from mmssl.transforms import inception_box, window_indices, window_start, window_starts
+from mmssl.transforms import inception_box, take, window_indices
 from mmssl.types import Clip
 
 RNG = Rng((0, "test"))
@@ -28,18 +28,22 @@ def small(**settings):
     return Video(**{"frames": 4, "size": 8, "rate": 10.0, "patch": [2, 4, 4], **settings})
 
 
-def test_windows_fit_and_are_spread_evenly():
-    draws = np.array([window_start(10.0, 4.0, RNG.at(i).numpy()) for i in range(400)])
-    assert 0 <= draws.min() < 0.1 and 5.9 < draws.max() <= 6 and draws.mean() == pytest.approx(3, abs=0.3)
-    assert window_start(10.0, 4.0, None) == 3 and window_start(2.0, 4.0, RNG.numpy()) == 0
-    assert window_starts(10.0, 4.0, 4) == [0, 2, 4, 6] and window_starts(10.0, 4.0, 1) == [3]
-
-
 @pytest.mark.parametrize(("length", "first", "count", "stride", "want"), [
     (10, 2, 3, 2, [2, 4, 6]), (10, 6, 3, 2, [5, 7, 9]), (5, 5, 5, 1, [0, 1, 2, 3, 4]), (3, 0, 5, 1, [0, 1, 2, 0, 1]),
     (3, 1, 4, 1, [1, 2, 0, 1]), (4, 0, 4, 2, [0, 2, 0, 2])])
 def test_short_samples_are_looped_and_rounding_never_wraps_long_ones(length, first, count, stride, want):
-    assert window_indices(length, first, count, stride).tolist() == want
+    index = window_indices(length, first, count, stride)
+    assert index.tolist() == want
+    x = torch.arange(3 * length).view(3, length)
+    assert torch.equal(take(x, index, axis=1), x[:, want]) and torch.equal(take(x.T, index), x.T[want])
+
+
+def test_evenly_spaced_steps_are_taken_without_a_copy():
+    x = torch.arange(20)
+    for index, shares in (([3, 5, 7], True), ([4], True), ([3, 5, 6], False), ([2, 2], False), ([5, 3, 1], False)):
+        got = take(x, torch.tensor(index))
+        assert got.tolist() == index
+        assert (got.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()) == shares
 
 
 def test_video_picks_frames_by_time():

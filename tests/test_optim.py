@@ -45,6 +45,7 @@ class Part(nn.Module):
         super().__init__()
         self.linear, self.norm, self.shared = nn.Linear(6, 6), nn.LayerNorm((2, 6)), shared
         self.positions, self.relative_bias = TimePositions(), nn.Embedding(32, 8)
+        self.bias = nn.Parameter(torch.ones(32, 8))
         self.pos_embed, self.agg = nn.Parameter(torch.ones(1, 4, 6)), nn.Parameter(torch.ones(6))
         self.frozen = nn.Linear(6, 6).requires_grad_(False)
 

@@ -65,7 +65,7 @@ def test_a_broken_plugin_is_silent_until_something_needs_it(tmp_path):
 
 def test_two_parts_of_one_name_are_an_error(tmp_path):
     write(tmp_path, "first.py", GOOD.format(name="own_b"))
-    write(tmp_path, "second.py", GOOD.format(name="own_b") + "\n# other bytes\n")
+    write(tmp_path, "second.py", GOOD.format(name="own_b") + "    # other bytes\n")
     with pytest.raises(ConfigError) as caught:
         load(recipe_with(tmp_path, "first.py", "second.py"), ["pairs.video-text={name: unheard_too}"])
     assert "'own_b' is taken" in "\n".join(caught.value.problems)

@@ -182,6 +182,7 @@ def test_splits_keep_groups_whole_and_counts_exact():
     splits = assign_splits(groups, 0.1, 40.0, seed=0)
     assert splits.count("test") == 40 and splits.count("val") == 20
     assert all(len({s for g, s in zip(groups, splits) if g == name}) == 1 for name in set(groups))
+    assert assign_splits(groups, 0.1, 42.0, seed=0).count("test") == 40  # groups of 4: never more than asked for
     assert splits == assign_splits(groups, 0.1, 40.0, seed=0) != assign_splits(groups, 0.1, 40.0, seed=1)
     shuffled = assign_splits(groups[::-1], 0.1, 40.0, seed=0)[::-1]
     assert shuffled == splits  # the order of rows says nothing

@@ -1,4 +1,4 @@
-"""The packer of sensor arrays: windows inside one label, sensors that agree in time, statistics of the training part."""
+"""The packer of sensor arrays: windows inside one label, sensors that agree in time, statistics of training."""
 
 from pathlib import Path
 

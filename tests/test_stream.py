@@ -7,11 +7,21 @@ import time
 import numpy as np
 import pytest
 import torch
-from small_sets import Wave, make_set, modalities, signal
+from small_sets import Wave, keys, loader, make_set, modalities, signal, train
 
-from mmssl.data import (ClipCache, DataModule, Quarantine, Reader, Split, StreamLoader, collate_clips, decode_file,
-                        encode_mp4, encode_npy, transform_clips)
-from mmssl.errors import ConfigError, DataError, TooManyBadSamples
+from mmssl.data import (
+    ClipCache,
+    DataModule,
+    Reader,
+    Split,
+    StreamLoader,
+    collate_clips,
+    decode_file,
+    encode_mp4,
+    encode_npy,
+    transform_clips,
+)
+from mmssl.errors import ConfigError, DataError
 from mmssl.rng import Rng
 from mmssl.types import Clip
 
@@ -19,20 +29,6 @@ from mmssl.types import Clip
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return make_set(tmp_path_factory.mktemp("set"), lacks=lambda n: ("ecg",) if n % 5 == 1 else ())
-
-
-def loader(root, split="train", size=4, parts=None, cache=0, limit=0.01, file=None, **settings):
-    opened = Split(root, split)
-    quarantine = Quarantine(root, split, len(opened), limit, file)
-    return StreamLoader(Reader(opened, parts or modalities(), ClipCache(cache)), size, quarantine=quarantine, **settings)
-
-
-def train(root, **settings):
-    return loader(root, train=True, seed=3, **settings)
-
-
-def keys(batches):
-    return [key for batch in batches for key in batch.keys]
 
 
 def same(a, b):
@@ -140,7 +136,8 @@ def test_state_counts_what_was_given_out_not_what_was_prepared(root):
 
 def test_other_data_seed_or_batch_do_not_resume(root, tmp_path):
     state = train(root).state_dict()
-    for other, said in ((loader(root, train=True, seed=4), "seed: then 3, now 4"), (train(root, size=2), "global batch"),
+    for other, said in ((loader(root, train=True, seed=4), "seed: then 3, now 4"),
+                        (train(root, size=2), "global batch"),
                         (train(make_set(tmp_path, {"train": 21})), "records of")):
         with pytest.raises(DataError, match=said):
             other.load_state_dict(state)
@@ -201,93 +198,6 @@ def test_the_cache_saves_reads_and_keeps_its_budget(root, monkeypatch):
     again = sum(place[1:] in {(s, r) for s, r in reads[:20]} for place in cache._held)
     assert again == held and len(reads) == 40 - sum(key in {b for x in second for b in x.keys} for key in
                                                     (split.where(*place[1:])[1] for place in cache._held))
-
-
-def spoiled(root, numbers, size=40, how=lambda files: {**files, "imu.npy": b"junk"}, per_shard=6):
-    return make_set(root, {"train": size, "val": 6}, per_shard,
-                    change=lambda n, files: how(files) if n in numbers else files)
-
-
-def test_a_bad_sample_is_replaced_and_written_down_once(tmp_path):
-    root, file = spoiled(tmp_path, {3, 17}), tmp_path / "run" / "bad.jsonl"
-    good = make_set(tmp_path / "good", {"train": 40})
-    clean, dirty = train(good), train(root, limit=0.1, file=file)
-    for epoch in range(2):
-        for a, b in zip(clean, dirty, strict=True):
-            for x, y, j in zip(a.keys, b.keys, range(4), strict=True):
-                assert (y != x and y not in ("train003", "train017")) if x in ("train003", "train017") else y == x
-                assert b.valid[j]
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert {(row["shard"], row["key"]) for row in lines} == {
-        ("train-000000.tar", "train003"), ("train-000002.tar", "train017")} and len(lines) == 2
-    assert all("not a NumPy array" in row["reason"] and row["epoch"] == 0 for row in lines)
-    for workers, world in ((2, 1), (0, 2), (1, 4)):
-        parts = [list(train(root, limit=0.1, workers=workers, place=(r, world), file=file)) for r in range(world)]
-        whole = list(train(root, limit=0.1))
-        assert [[b.keys for b in part] for part in parts] == [
-            [b.keys[r * 4 // world:(r + 1) * 4 // world] for b in whole] for r in range(world)]
-    assert len(file.read_text().splitlines()) == 2
-
-
-def test_bad_samples_stay_as_invalid_rows_in_evaluation(tmp_path):
-    root, file = spoiled(tmp_path, {1, 4}), tmp_path / "bad.jsonl"
-    batches = list(loader(root, "val", limit=0.5, file=file, workers=2))
-    assert keys(batches) == [f"val{n:03d}" for n in range(6)] + ["", ""]
-    assert [v for b in batches for v in b.valid.tolist()] == [n not in (1, 4) for n in range(6)] + [False] * 2
-    assert batches[0].streams["imu"].data[1].abs().sum() == 0 and batches[0].labels["act"].tolist() == [0, -1, 2, 0]
-    assert len(file.read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_bad_samples_stop(tmp_path, workers):
-    root, file = spoiled(tmp_path, range(0, 40, 4)), tmp_path / "bad.jsonl"
-    with pytest.raises(TooManyBadSamples) as caught:
-        list(train(root, limit=0.1, file=file, workers=workers))
-    for said in (str(file), "5 of 40", "data.bad_samples = 0.1", f"mmssl data verify {root}", "not a NumPy array"):
-        assert said in str(caught.value)
-    list(train(root, limit=0.25))
-
-
-def test_when_the_first_samples_are_all_bad_it_stops_at_once(tmp_path):
-    root = spoiled(tmp_path, range(40))
-    with pytest.raises(TooManyBadSamples, match="the first 16 samples of split 'train' are all bad.*not a NumPy"):
-        list(train(root, limit=1.0))
-
-
-def test_a_wrong_shape_names_modality_promise_and_remedy(root, tmp_path):
-    class Wrong(Wave):
-        def transform(self, clip, start, rng):
-            return super().transform(clip, start, rng)[:, 1:]
-
-    with pytest.raises(TooManyBadSamples) as caught:
-        list(train(root, limit=1.0, parts={"imu": Wrong()}))
-    assert "imu has shape (2, 19) (torch.float32) after its transform, but the recipe promises (2, 20)" in str(caught.value)
-    assert "Change modalities.imu" in str(caught.value)
-
-
-def test_no_wanted_modality_is_a_bad_sample(root, tmp_path):
-    file = tmp_path / "bad.jsonl"
-    list(train(root, limit=0.5, parts={"ecg": Wave(1, 1.0)}, file=file))
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert {row["key"] for row in rows} <= {f"train{n:03d}" for n in range(1, 22, 5)} and rows
-    assert all(row["reason"].startswith("has none of ecg, only imu.npy") for row in rows)
-    with pytest.raises(DataError, match=r"holds ecg\.npy, imu\.npy, labels\.json, but none of.*\(film\)"):
-        loader(root, parts={"film": type("Film", (Wave,), {"codecs": ("mp4",)})()})
-
-
-def test_records_lost_with_a_damaged_shard_are_written_down(tmp_path):
-    root, file = make_set(tmp_path, {"train": 40}), tmp_path / "bad.jsonl"
-    shard = root / "train-000001.tar"
-    with shard.open("r+b") as out:
-        out.truncate(shard.stat().st_size // 2)
-    shard.with_suffix(".index.npz").unlink()
-    data = train(root, limit=0.2, file=file)
-    seen = set(keys(data))
-    reached = len(Split(root, "train"))
-    assert 34 < reached < 40 and seen <= {f"train{n:03d}" for n in range(40)} and len(seen) == reached // 4 * 4
-    assert any("too early" in json.loads(line)["reason"] for line in file.read_text().splitlines())
-    with pytest.raises(TooManyBadSamples):
-        list(train(root, limit=0.0))
 
 
 def test_sizes_that_do_not_fit(root):

@@ -1,6 +1,9 @@
 """Trunks and the encoders around them: attention by hand, what pads and dropped tokens may do, T5's biases."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,7 +45,8 @@ def block_by_hand(block, x, valid, scale, bias=None):
         part = slice(head * size, (head + 1) * size)
         for i in range(n):
             keys = [j for j in range(n) if valid[j]]
-            logits = torch.stack([q[i, part] @ k[j, part] * scale + (0 if bias is None else bias[head, i, j]) for j in keys])
+            added = torch.zeros(n) if bias is None else bias[head, i]
+            logits = torch.stack([q[i, part] @ k[j, part] * scale + added[j] for j in keys])
             mixed[i, part] = sum(p * v[j, part] for p, j in zip(logits.softmax(0), keys, strict=True))
     x = x + block.attention.out(mixed)
     h = block.mlp_in(torch.stack([norm_by_hand(row, block.norm2) for row in x]))
@@ -142,20 +146,31 @@ def kept_for_backward(trunk, x):
 
 def test_recomputing_keeps_less():
     x = torch.randn(4, 50, 16)
-    assert kept_for_backward(TRUNKS["transformer"](recompute=True), x) < kept_for_backward(TRUNKS["transformer"](), x) / 4
+    make = TRUNKS["transformer"]
+    assert kept_for_backward(make(recompute=True), x) < kept_for_backward(make(), x) / 4
 
 
-@pytest.mark.parametrize("kind", TRUNKS)
-def test_blocks_compile_to_one_graph_for_all_steps(kind):
+COMPILES = """
+import torch
+from mmssl.nn import T5, Transformer
+from mmssl.rng import Rng
+for kind in (Transformer, T5):
     torch._dynamo.reset()
-    graphs = []
-    trunk, x = TRUNKS[kind](dropout=0.2), torch.randn(3, 5, 16)
+    graphs, trunk, x = [], kind(16, 2, 4, dropout=0.2), torch.randn(3, 5, 16)
     expected = [trunk(x, None, Rng((1, step))) for step in range(3)]
     for block in trunk.blocks:
         block.compile(backend=lambda graph, inputs: graphs.append(graph) or graph.forward, fullgraph=True)
     for step in range(3):
         torch.testing.assert_close(trunk(x, None, Rng((1, step))), expected[step])
-    assert len(graphs) <= len(trunk.blocks)
+    print(len(graphs))
+"""
+
+
+def test_each_block_compiles_to_one_graph_for_all_steps():
+    # in a process of its own: the tests' shape checks are no code that a graph could hold
+    here = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", COMPILES], capture_output=True, text=True, cwd=here)
+    assert done.stdout.split() == ["2", "2"], done.stderr
 
 
 @pytest.mark.parametrize("kind", TRUNKS)
@@ -166,8 +181,8 @@ def test_bfloat16_autocast_stays_close(kind):
     assert (low.float() - trunk(x)).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("encoder", [lambda: T5Encoder(text(), T5(16, 2, 4)), lambda: TokenEncoder(text(), Transformer(16, 2, 4))],
-                         ids=["t5", "tokens"])
+@pytest.mark.parametrize("encoder", [
+    lambda: T5Encoder(text(), T5(16, 2, 4)), lambda: TokenEncoder(text(), Transformer(16, 2, 4))], ids=["t5", "tokens"])
 def test_pads_are_invisible_and_a_text_of_pads_is_finite(encoder):
     encoder = encoder()
     ids = torch.tensor([[[4, 9, 7, 0, 0, 0], [0] * 6]])
@@ -225,7 +240,8 @@ def test_splitting_a_batch_over_ranks_changes_nothing():
     parts = [encoder(x[i:i + 2], rng.for_rows(torch.arange(i, i + 2))) for i in (0, 2)]
     torch.testing.assert_close(torch.cat(parts), encoder(x, rng.for_rows(torch.arange(4))))
     ids = torch.randint(0, 50, (4, 3, 6))
-    for encoder in (T5Encoder(text(3), T5(16, 2, 4, dropout=0.2)), TokenEncoder(text(3), Transformer(16, 2, 4, dropout=0.2))):
+    for kind, trunk in ((T5Encoder, T5), (TokenEncoder, Transformer)):
+        encoder = kind(text(3), trunk(16, 2, 4, dropout=0.2))
         parts = [encoder(ids[i:i + 2], rng.for_rows(torch.arange(i, i + 2))) for i in (0, 2)]
         torch.testing.assert_close(torch.cat(parts), encoder(ids, rng.for_rows(torch.arange(4))))
         twice = encoder(ids[:, :1].expand(4, 2, 6), rng)

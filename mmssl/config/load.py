@@ -7,11 +7,11 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mmssl.config.check import problems_of, section_problems
+from mmssl.config.check import ASKED_FOR, problems_of, section_problems
 from mmssl.config.recipe import INTERNAL, SECTIONS, Recipe, node_of
 from mmssl.errors import ConfigError
 from mmssl.plugins import announce, find_file
@@ -51,13 +51,15 @@ def read(path: Path, overrides: list[str]) -> tuple[dict, dict]:
     if wrong:
         raise ConfigError([f"override '{o}': expected key=value, e.g. trainer.max_steps=100" for o in wrong])
     try:
-        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
+        tree = OmegaConf.load(path)
+        if not OmegaConf.is_dict(tree):
+            raise ValueError("expected a mapping with the keys name, method, modalities, encoders")
+        for override in overrides:
+            _set(tree, *override.split("=", 1))
         resolved, raw = OmegaConf.to_container(tree, resolve=True), OmegaConf.to_container(tree, resolve=False)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ConfigError(f"{path}: not readable as a recipe: {' '.join(lines[:4])}") from None
-    if not isinstance(resolved, dict):
-        raise ConfigError(f"{path}: expected a mapping with the keys name, method, modalities, encoders")
     return resolved, raw
 
 
@@ -76,19 +78,33 @@ def load(name: str | Path, overrides: list[str] | None = None) -> Recipe:
     sections, problems = section_problems(tree)
     folder = path.resolve().parent
     try:
-        plugins = [find_file(source, [folder, Path.cwd()]) for source in sections.get("plugins", [])]
+        plugins = announce_plugins(path, sections.get("plugins", []))
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
-    for source in plugins:
-        announce(source, f"recipe {path.name}")
     for section in ("modalities", "encoders", "trunks", "pairs"):
         entries = sections.get(section) or {}
         sections[section] = {key: node_of(section, key, value) for key, value in entries.items()}
+    for section in ("method", *ASKED_FOR):
+        sections[section] = node_of(section, section, sections.get(section))
     problems += problems_of(sections)
     if problems:
         raise ConfigError(problems)
     built = {key: SECTIONS[key](**value) if key in SECTIONS else value for key, value in sections.items()}
     return Recipe(**{**built, "plugins": plugins}, folder=str(folder), interpolations=_interpolations(tree, raw))
+
+
+def announce_plugins(path: Path, sources: list[str]) -> list[str]:
+    """Note the plug-ins that a recipe file names; their files as absolute paths. Raises ConfigError for a missing one."""
+    found = [find_file(source, [path.resolve().parent, Path.cwd()]) for source in sources]
+    for source in found:
+        announce(source, f"recipe {path.name}")
+    return found
+
+
+def _set(tree: DictConfig, key: str, text: str) -> None:
+    """`key=text` of the command line: a value, list or mapping takes the whole place of what was there."""
+    value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+    OmegaConf.update(tree, key, value, merge=False, force_add=True)
 
 
 def full_dict(recipe: Recipe) -> dict[str, Any]:

@@ -141,6 +141,6 @@ def node_of(section: str, key: str, value: Any) -> Any:
             return {"name": "tokens", **value}
     if section == "modalities" and (value is None or isinstance(value, Mapping) and "name" not in value):
         return {"name": key, **(value or {})}
-    if isinstance(value, str) and section != "encoders":
+    if isinstance(value, str):
         return {"name": value}
     return value

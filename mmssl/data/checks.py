@@ -83,7 +83,7 @@ def _record(split: Split, shard: int, record: int, home: dict[str, str]) -> Iter
     known = {find_field(fields, name, (info.codec,)): info for name, info in split.modalities.items()}
     for field in fields:
         codec = field.rpartition(".")[2]
-        if field == "labels.json" or field not in known and codec not in CODECS.names():
+        if field == "labels.json" or (field not in known and codec not in CODECS.names()):
             continue
         reason = _decodes(codec, files[field], known.get(field))
         if reason:

@@ -189,7 +189,7 @@ def _sound(container: av.container.InputContainer) -> Clip:
     stream, parts, taken = container.streams.audio[0], [], 0
     for frame in _packets(container, stream):
         channels = frame.layout.nb_channels
-        if frame.sample_rate != stream.rate or parts and parts[0].shape[0] != channels:
+        if frame.sample_rate != stream.rate or (parts and parts[0].shape[0] != channels):
             raise DataError("the sample rate or the number of channels changes inside the file")
         values = frame.to_ndarray()
         if not frame.format.is_planar:

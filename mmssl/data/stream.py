@@ -76,7 +76,7 @@ class StreamLoader:
         if not self.train:
             yield from self._batches(0, 0)
             return
-        if self.consumed >= len(self) or self._begun and self.consumed:
+        if self.consumed >= len(self) or (self._begun and self.consumed):
             self.epoch, self.consumed = self.epoch + 1, 0
         self._placed = self._begun = True
         yield from self._batches(self.epoch, self.consumed)

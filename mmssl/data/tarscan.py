@@ -48,12 +48,13 @@ def scan(fd: int) -> Scan:
         fd: open file descriptor.
     """
     found, size, at = Scan(), os.fstat(fd).st_size, 0
-    long_name, long_size, gap = None, None, False
+    long_name, long_size, gap, ended = None, None, False, False
     while at < size:
         header = parse_header(os.pread(fd, BLOCK, at))
         if header is None:
             after = _next_header(fd, at, size)
-            if not _zeros(fd, at, after):
+            ended = _zeros(fd, at, after)
+            if not ended:
                 found.lost.append((f"bytes {at} to {after}", "no readable header"))
                 gap = True
             at, long_name, long_size = after, None, None
@@ -73,7 +74,9 @@ def scan(fd: int) -> Scan:
             found.members.append(Member(long_name or header.name, start, length, gap))
             gap = False
         long_name, long_size = None, None
-    found.gap_at_end = gap
+    if not ended and not gap:
+        found.lost.append(("the end", "no end mark; the shard was cut off between two files"))
+    found.gap_at_end = gap or not ended
     return found
 
 

@@ -86,7 +86,7 @@ def score(truth: np.ndarray, guess: np.ndarray, classes: int) -> Score:
     """
     hits = np.bincount(truth[truth == guess], minlength=classes)
     there, said = np.bincount(truth, minlength=classes), np.bincount(guess, minlength=classes)
-    f1 = hits / np.maximum(there, 1)
+    f1 = 2 * hits / np.maximum(there + said, 1)
     per_class = {c: {"f1": float(f1[c]), "recall": float(hits[c] / there[c]) if there[c] else None,
                      "rows": int(there[c])} for c in range(classes)}
     return Score(float(np.mean(truth == guess)), float(f1.mean()), per_class)

@@ -51,7 +51,7 @@ class Audio(Modality):
     Source: arXiv:2104.11178, §3.1 and §4.1; the noise (0.01 there) is in the released code alone.
     """
 
-    codecs = ("flac", "wav", "ogg", "mp3", "opus")
+    codecs = ("flac", "wav", "ogg", "mp3", "m4a")
 
     def __init__(self, rate: int = 48000, seconds: float = 3.2, patch: int = 128,
                  resample: Literal["none", "decimate", "sinc"] = "none", noise: float = 0.0) -> None:

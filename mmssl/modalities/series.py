@@ -11,7 +11,7 @@ from mmssl.modalities.base import Modality
 from mmssl.nn.tokenizers import PatchTokenizer
 from mmssl.registry import MODALITIES
 from mmssl.rng import Rng
-from mmssl.transforms import whole_ratio, window_indices
+from mmssl.transforms import take, whole_ratio, window_indices
 from mmssl.types import Clip
 
 
@@ -55,7 +55,7 @@ class Series(Modality):
         if not clip.rate or whole_ratio(clip.rate, self.rate) != 1:
             raise DataError(f"series: the file has {clip.rate or 'no known'} Hz, but the recipe expects {self.rate:g} "
                             "Hz. Set `rate` for this modality, or resample when packing.")
-        x = x[:, window_indices(x.shape[1], round(start * clip.rate), self.shape[1])].float()
+        x = take(x, window_indices(x.shape[1], round(start * clip.rate), self.shape[1]), axis=1).float()
         if not torch.isfinite(x).all():
             bad = (~torch.isfinite(x)).any(dim=1).nonzero().flatten().tolist()
             raise DataError(f"series: NaN or infinity in channels {bad}; fill gaps before packing, or leave it out")

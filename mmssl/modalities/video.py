@@ -13,7 +13,7 @@ from mmssl.modalities.base import Modality
 from mmssl.nn.tokenizers import PatchTokenizer
 from mmssl.registry import MODALITIES
 from mmssl.rng import Rng
-from mmssl.transforms import crop_frames, whole_ratio, window_indices, window_steps
+from mmssl.transforms import crop_frames, take, whole_ratio, window_indices, window_steps
 from mmssl.types import Clip
 
 PATCH = [4, 16, 16]
@@ -60,7 +60,7 @@ class Video(Modality):
         if len(data) == 0 or not clip.rate:
             raise DataError("video: no frames, or no frame rate; pack this file again or leave it out")
         generator = rng.at("crop").numpy() if rng is not None else None
-        return crop_frames(data[self._pick(len(data), clip.rate, start)], self.shape[1], generator,
+        return crop_frames(take(data, self._pick(len(data), clip.rate, start)), self.shape[1], generator,
                            self.area, self.aspect, self.flip)
 
     def _pick(self, length: int, have: float, start: float) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ class MLPAggregator(nn.Module):
     def __init__(self, modalities: int, width: int, hidden: list[int] | None = None, dim: int = 32) -> None:
         super().__init__()
         widths = [modalities * width, *(hidden if hidden is not None else [64, 32]), dim]
-        self.layers = nn.ModuleList(dense(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(dense(a, b) for a, b in pairwise(widths))
         self.norm = nn.LayerNorm(dim, eps=EPS)
         self.dim = dim
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -70,12 +71,12 @@ class ConvEncoder(nn.Module):
             raise ConfigError(f"encoder 'conv': takes series of shape (C, T), got samples of {list(shape)}; "
                               "choose the encoder 'tokens' for other kinds of signal")
         if width % 4:
-            raise ConfigError(f"width: {width} is no multiple of 4, which the encoder 'conv' needs; try {width // 4 * 4}")
+            raise ConfigError(f"width: {width} is no multiple of 4, as the encoder 'conv' needs; try {width // 4 * 4}")
         check_rate(dropout)
         kernels = [24, 16, 8] if kernels is None else kernels
         widths = [shape[0], *(width >> (len(kernels) - 1 - i) for i in range(len(kernels)))]
         self.blocks = nn.ModuleList(ConvLayer(a, b, k, init_std)
-                                    for a, b, k in zip(widths, widths[1:], kernels, strict=False))
+                                    for (a, b), k in zip(pairwise(widths), kernels, strict=True))
         self.pool, self.dropout = pool, dropout
         self.dim = width if pool == "mean" else 2 * width
 

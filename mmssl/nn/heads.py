@@ -125,7 +125,8 @@ class CommonSpace(nn.Module):
             shown = {name: torch.where(there[..., None], latents[name], 0).to(self.dtype)
                      for name, there in present.items() if name in latents}
             towers = {} if self.tower is None else self.climb(shown[self.anchor], present[self.anchor])
-            return {pair: tuple(self.project(pair, name, shown, present, towers) for name in pair) for pair in self.kinds}
+            return {pair: tuple(self.project(pair, name, shown, present, towers) for name in pair)
+                    for pair in self.kinds}
 
     def climb(self, v: Tensor, present: Tensor) -> dict[str, Tensor]:
         """The anchor's fine and coarse embeddings; K items per sample count as rows."""

@@ -42,7 +42,7 @@ def dense(inputs: int, outputs: int, bias: bool = True, parts: int = 1) -> nn.Li
 
 
 def table(rows: int, dim: int) -> nn.Parameter:
-    """Learnable (rows, dim) drawn from a normal of spread dim^-0.5 cut at two spreads (released VATT code, positions)."""
+    """Learnable (rows, dim), normal of spread dim^-0.5 cut at two spreads (released VATT code, positions)."""
     std = dim ** -0.5
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(rows, dim), std=std, a=-2 * std, b=2 * std))
 

@@ -139,7 +139,7 @@ class ComplementaryMask:
 def check_keep(keep_rate: float, min_kept: int) -> None:
     """Raise a ConfigError unless `keep_rate` is in (0, 1] and `min_kept` is not negative."""
     if not 0.0 < keep_rate <= 1.0 or min_kept < 0:
-        raise ConfigError(f"mask: keep_rate {keep_rate}, min_kept {min_kept}; expected a rate in (0, 1] and a count >= 0")
+        raise ConfigError(f"mask: keep_rate {keep_rate}, min_kept {min_kept}; expected a rate in (0, 1], a count >= 0")
 
 
 def uniform(shape: tuple[int, ...], rng: Rng, device: torch.device) -> Float[Tensor, "..."]:

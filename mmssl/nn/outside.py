@@ -40,7 +40,7 @@ class TimmEncoder(nn.Module):
             self.model = timm.create_model(model, pretrained=pretrained, num_classes=0, img_size=shape[-3:-1])
         except TypeError:
             self.model = timm.create_model(model, pretrained=pretrained, num_classes=0)
-        self.dim = self.model.num_features if not hasattr(self.model, "head_hidden_size") else self.model.head_hidden_size
+        self.dim = getattr(self.model, "head_hidden_size", self.model.num_features)
 
     def forward(self, x: Float[Tensor, "B ..."], rng: Rng | None = None) -> Float[Tensor, "B D"]:
         """One vector per sample.
@@ -52,6 +52,10 @@ class TimmEncoder(nn.Module):
         frames = x if x.ndim == 5 else x[:, None]
         features = self.model(frames.flatten(0, 1).permute(0, 3, 1, 2))
         return features.unflatten(0, frames.shape[:2]).mean(dim=1)
+
+
+#: By name: width, layers, heads, width of the hidden layers.
+SIZES = {"tiny": (192, 4, 3, 768), "base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
 
 
 @ENCODERS.register("torchaudio")
@@ -69,18 +73,16 @@ class TorchaudioEncoder(nn.Module):
         ConfigError: no such size, samples that are no waveform, or weights that do not fit.
     """
 
-    sizes = {"tiny": (192, 4, 3, 768), "base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
-
     def __init__(self, modality: Any, model: str = "base", weights: str | None = None) -> None:
         super().__init__()
         from torchaudio.models import wav2vec2_model
-        if model not in self.sizes:
-            raise ConfigError(f"encoder 'torchaudio': no size '{model}'; known: {', '.join(self.sizes)}")
+        if model not in SIZES:
+            raise ConfigError(f"encoder 'torchaudio': no size '{model}'; known: {', '.join(SIZES)}")
         shape = tuple(getattr(modality, "input_shape", modality.shape))
         if len(shape) != 1:
             raise ConfigError(f"encoder 'torchaudio': takes a waveform (S,), got samples of {list(shape)}; "
                               "choose the modality 'audio'")
-        self.dim, layers, heads, hidden = self.sizes[model]
+        self.dim, layers, heads, hidden = SIZES[model]
         wide = model == "large"
         self.model = wav2vec2_model(
             extractor_mode="layer_norm" if wide else "group_norm", extractor_conv_layer_config=None,
@@ -96,8 +98,8 @@ class TorchaudioEncoder(nn.Module):
         try:
             self.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:
-            raise ConfigError(f"encoder 'torchaudio': weights {path} do not fit ({str(error).splitlines()[0]}); give the "
-                              "state dict of the torchaudio model of the same size") from None
+            raise ConfigError(f"encoder 'torchaudio': weights {path} do not fit ({str(error).splitlines()[0]}); "
+                              "give the state dict of the torchaudio model of the same size") from None
 
     def forward(self, x: Float[Tensor, "B S"], rng: Rng | None = None) -> Float[Tensor, "B D"]:
         """One vector per waveform (B, S). `rng` is not used."""

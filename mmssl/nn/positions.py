@@ -28,7 +28,8 @@ class Positions(nn.Module):
         self.tables = nn.ParameterList(table(rows, dim) for rows in grid)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
-    def forward(self, keep: Int[Tensor, "n"] | None = None, grid: tuple[int, ...] | None = None) -> Float[Tensor, "n D"]:
+    def forward(self, keep: Int[Tensor, "n"] | None = None, grid: tuple[int, ...] | None = None
+                ) -> Float[Tensor, "n D"]:
         """Positions of the tokens numbered `keep` (None: of all N), (n, D).
 
         Args:

@@ -85,8 +85,8 @@ class T5(nn.Module):
         recompute: less memory for more time, see Transformer.
     """
 
-    def __init__(self, dim: int, depth: int, heads: int, mlp: int | None = None, dropout: float = 0.0, buckets: int = 32,
-                 distance: int = 64, recompute: bool = False) -> None:
+    def __init__(self, dim: int, depth: int, heads: int, mlp: int | None = None, dropout: float = 0.0,
+                 buckets: int = 32, distance: int = 64, recompute: bool = False) -> None:
         super().__init__()
         check_rate(dropout)
         self.dim, self.dropout, self.recompute = dim, dropout, recompute

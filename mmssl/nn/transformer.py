@@ -51,8 +51,8 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """x + Drop(Attention(norm x)), then x + Drop(W_o Drop(GELU(W_i norm x))); GELU is the exact one.
 
-    Source: arXiv 2104.11178, section 3.2, and its released code. Takes tensors only, so `block.compile()` gives one
-    graph that all blocks share, whatever the step.
+    Source: arXiv 2104.11178, section 3.2, and its released code. Takes tensors only, so a compiled block is
+    compiled once and not again for the next step.
 
     Args:
         dim, heads, mlp: D, heads, width of the hidden layer.
@@ -97,8 +97,8 @@ class Transformer(nn.Module):
             more time.
     """
 
-    def __init__(self, dim: int, depth: int, heads: int, mlp: int | None = None, dropout: float = 0.0, bias: bool = True,
-                 recompute: bool = False) -> None:
+    def __init__(self, dim: int, depth: int, heads: int, mlp: int | None = None, dropout: float = 0.0,
+                 bias: bool = True, recompute: bool = False) -> None:
         super().__init__()
         check_rate(dropout)
         self.dim, self.dropout, self.recompute = dim, dropout, recompute

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def read_csv(path: Path, file: Sequence[str]) -> list[dict[str, str]]:
+def read_csv(path: Path, file: Iterable[str]) -> list[dict[str, str]]:
     """The rows of an open CSV file; see `read_rows`."""
     reader, rows = csv.DictReader(file), []
     try:
@@ -79,7 +79,7 @@ def read_csv(path: Path, file: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def read_jsonl(path: Path, file: Sequence[str]) -> list[dict[str, str]]:
+def read_jsonl(path: Path, file: Iterable[str]) -> list[dict[str, str]]:
     """The rows of an open JSONL file; see `read_rows`."""
     def words(value: object) -> str:
         return "|".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)

@@ -244,6 +244,7 @@ def encode_sound(clip: Clip, encoding: Encoding) -> tuple[str, bytes, Clip]:
     """Sound at the wanted rate, one channel, as FLAC."""
     wave, rate = clip.data.mean(dim=0), clip.rate
     if encoding.audio_rate is not None and rate != encoding.audio_rate:
-        count = int(len(wave) * encoding.audio_rate / rate)
-        wave, rate = sound_window(clip.data, rate, encoding.audio_rate, 0.0, count, "sinc"), float(encoding.audio_rate)
+        wanted = float(encoding.audio_rate)
+        wave = sound_window(clip.data, rate, wanted, 0.0, int(len(wave) * wanted / rate), "sinc")
+        rate = wanted
     return "flac", codecs.encode_flac(wave[None], round(rate)), Clip(wave[None], rate)
