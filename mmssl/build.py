@@ -133,6 +133,7 @@ def trainer(recipe: Recipe, run: RunDir) -> lightning.Trainer:
     """Lightning's Trainer with the run's callbacks, logger and atomic checkpoints."""
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*You are using a CUDA device.*Tensor Cores.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     how = recipe.trainer

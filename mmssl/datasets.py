@@ -86,10 +86,8 @@ def pack_data(source: str | None, words: list[str]) -> str:
         return _usage(source, part, signature)
     settings, problems = check_settings(signature, _pairs(words, signature), "")
     if problems:
-        raise ConfigError([f"data pack {source}: --{p.replace('_', '-', 0)}" for p in problems])
-    result = part(**settings)
-    out = next((settings[key] for key in ("out",) if key in settings), None)
-    return f"{result}\n{inspect_data(out)}" if out and isinstance(result, str) else inspect_data(out) if out else str(result)
+        raise ConfigError([f"data pack {source}: --{p}" for p in problems])
+    return f"{part(**settings)}\n{inspect_data(str(settings['out']))}"
 
 
 def list_plugins(recipe: str | None = None) -> str:

@@ -62,7 +62,7 @@ def window_steps(start: float, rate: float, have: float, length: int, count: int
 
 
 def take(x: Shaped[Tensor, "..."], index: Int64[Tensor, "count"], axis: int = 0) -> Shaped[Tensor, "..."]:
-    """The steps at `index` along an axis; without a copy where they are evenly spaced, which is usual. No paper: ours."""
+    """The steps at `index` along an axis; a view where they are evenly spaced, as they mostly are. Ours."""
     step = int(index[1] - index[0]) if len(index) > 1 else 1
     if step > 0 and bool((index.diff() == step).all()):
         return x[(slice(None),) * axis + (slice(int(index[0]), int(index[-1]) + 1, step),)]

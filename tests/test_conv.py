@@ -138,7 +138,7 @@ def test_attention_by_hand():
     pooled = []
     for h in range(2):
         part = slice(2 * h, 2 * h + 2)
-        scores = [0.0] + [float(key[m, part] @ aggregator.query[h]) / 2 ** 0.5 for m in (0, 2)]
+        scores = [0.0] + [(key[m, part] @ aggregator.query[h]).item() / 2 ** 0.5 for m in (0, 2)]
         share = torch.tensor(scores).softmax(0)
         pooled.append(share[1] * value[0, part] + share[2] * value[2, part])
     expected = aggregator.projection(torch.cat(pooled)[None])

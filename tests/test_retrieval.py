@@ -100,6 +100,7 @@ def test_the_precision_of_the_training_run_does_not_reach_it():
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(true_ranks(queries, gallery), expected)
             with exact_products("cpu"):
+                assert torch.get_float32_matmul_precision() == "highest"
                 assert (queries @ gallery.T).dtype == torch.float32
         assert torch.get_float32_matmul_precision() == "medium"
     finally:

@@ -22,7 +22,7 @@ log = logging.getLogger("mmssl")
 AGREE_EVERY = 10
 
 
-class Checkpoints(__import__("lightning").Callback):
+class Checkpoints(Checkpoint):
     """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt` of a run. No paper: ours.
 
     `last` is saved every `every` optimiser steps, at the final step, when Ctrl-C or SIGTERM asks the run to stop, and

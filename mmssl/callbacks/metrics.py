@@ -41,7 +41,7 @@ class MetricsWriter(Callback):
         self.path, self.every = Path(run_dir) / "metrics.jsonl", every
         self._window: list[tuple[tuple[str, ...], Tensor]] = []  # per batch, names and values of its parts
         self._lines: int | None = 0  # written so far; None: unknown, the checkpoint does not tell
-        self._step, self._lr = 0, float("nan")
+        self._step, self._epoch, self._lr = 0, 0, float("nan")
         self._pace: Pace | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,6 +74,7 @@ class MetricsWriter(Callback):
             values = torch.stack([torch.as_tensor(v).detach().float() for v in parts.values()])
             self._window.append((tuple(parts), values))
         self._pace.count(batch)
+        self._epoch = trainer.current_epoch  # Lightning has counted one more by on_train_end
         if trainer.global_step != self._step:
             self._step = trainer.global_step
             if self._step % self.every == 0:
@@ -107,7 +108,7 @@ class MetricsWriter(Callback):
         speed, wait = self._pace.read()
         waiting = {} if wait is None else {"data_wait": wait}
         facts = {"lr": float(self._lr), "samples_per_s": speed, **waiting, **means}
-        self._write({"step": self._step, "epoch": trainer.current_epoch, **facts})
+        self._write({"step": self._step, "epoch": self._epoch, **facts})
         for logger in trainer.loggers:
             logger.log_metrics({f"train/{k}": v for k, v in facts.items()}, step=self._step)
 

@@ -53,7 +53,7 @@ class ValidationMonitor(Callback):
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int,
                                 dataloader_idx: int = 0) -> None:
         """Lightning's hook: keep what the step returned, on the CPU."""
-        if trainer.sanity_checking or not isinstance(outputs, dict):
+        if not isinstance(outputs, dict):
             return
         for kept, name in ((self._pairs, "pairs"), (self._embeddings, "embeddings")):
             for key, tensors in outputs.get(name, {}).items():
@@ -68,7 +68,7 @@ class ValidationMonitor(Callback):
         self._pairs, self._embeddings = {}, {}
         metrics = self._retrieval(pairs)
         for name, (x, present) in embeddings.items():
-            metrics.update(self._health(name, x[present], trainer.global_step))
+            metrics.update(self._health(name, x[present], trainer))
         for name, value in metrics.items():
             pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
 
@@ -82,21 +82,22 @@ class ValidationMonitor(Callback):
             metrics["val/mean_R@10"] = sum(result.r_at[10] for result in table.values()) / len(table)
         return metrics
 
-    def _health(self, name: str, x: Tensor, step: int) -> dict[str, float]:
+    def _health(self, name: str, x: Tensor, trainer: Any) -> dict[str, float]:
         if len(x) < 2:
             return {}
         if len(x) > self.rows:
             x = x[torch.linspace(0, len(x) - 1, self.rows).long()]
-        self._tell(name, x, step)
+        self._tell(name, x, trainer)
         return {f"val/rank_{name}": rankme(x), f"val/std_{name}": dimension_std(x).mean().item(),
                 f"val/spread_{name}": spread(x)}
 
-    def _tell(self, name: str, x: Tensor, step: int) -> None:
-        verdict = collapsed(x)
+    def _tell(self, name: str, x: Tensor, trainer: Any) -> None:
+        verdict, step = collapsed(x), trainer.global_step
+        tell = log.warning if trainer.is_global_zero else log.debug
         if verdict.collapsed and name not in self.collapsed:
-            log.warning("COLLAPSE of '%s' at step %d: %s. What helps: %s.", name, step, verdict.reason, verdict.remedy)
+            tell("COLLAPSE of '%s' at step %d: %s. What helps: %s.", name, step, verdict.reason, verdict.remedy)
         elif not verdict.collapsed and name in self.collapsed:
-            log.warning("'%s' has recovered from its collapse at step %d.", name, step)
+            tell("'%s' has recovered from its collapse at step %d.", name, step)
         self.collapsed.pop(name, None)
         if verdict.collapsed:
             self.collapsed[name] = verdict.reason

@@ -159,13 +159,14 @@ def _frames(container: av.container.InputContainer) -> tuple[np.ndarray, np.ndar
     if stream.codec_context.width * stream.codec_context.height > FRAME_LIMIT:
         raise DataError(f"frames of {stream.codec_context.width}x{stream.codec_context.height} pixels are too large")
     frames, times, taken = [], [], 0
+    convert = av.video.reformatter.VideoReformatter()  # one for all frames: making one costs more than using it
     for frame in _packets(container, stream):
         taken += frame.width * frame.height * 3
         if taken > VIDEO_LIMIT or len(frames) >= FRAMES_LIMIT:
             raise DataError(f"more than {VIDEO_LIMIT} bytes or {FRAMES_LIMIT} frames; cut it into shorter records")
         if frames and frames[0].shape[:2] != (frame.height, frame.width):
             raise DataError("the size of the frames changes inside the file")
-        frames.append(frame.to_ndarray(format="rgb24"))
+        frames.append(convert.reformat(frame, format="rgb24", threads=1).to_ndarray())
         times.append(np.nan if frame.time is None else frame.time)
     if not frames:
         raise DataError("not one frame can be decoded")
@@ -248,7 +249,8 @@ def encode_mp4(frames: np.ndarray | Tensor, rate: float | int, crf: int = 18, go
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(100_000))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
         stream.codec_context.gop_size, stream.codec_context.thread_count = gop, 1
-        stream.options = {"crf": str(crf), "preset": "medium", "flags": "+bitexact"}
+        # x264's macroblock tree reads memory it never wrote, so equal frames could give other bytes
+        stream.options = {"crf": str(crf), "preset": "medium", "flags": "+bitexact", "x264-params": "mbtree=0"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
