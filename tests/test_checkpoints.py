@@ -10,7 +10,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from tiny_run import TinyLoader, TinyModule, lines, quiet, run, standard
+from tiny_run import HeldOut, TinyLoader, TinyModule, lines, quiet, run, standard
 
 from mmssl.callbacks import FORMAT, Checkpoints, MetricsWriter, read_checkpoint
 from mmssl.errors import ConfigError, DataError, StorageError, TooManyBadSamples
@@ -156,6 +156,30 @@ def test_any_other_error_in_a_step_keeps_the_last_checkpoint(tmp_path):
     with pytest.raises(DataError):
         run(tmp_path, standard(tmp_path, every=3), module)
     assert step_in(tmp_path / "checkpoints" / "last.ckpt") == 6
+
+
+def test_held_out_data_that_fails_costs_that_validation_alone(tmp_path):
+    whole, _ = run(tmp_path / "whole", standard(tmp_path / "whole"), val=5)
+    with pytest.raises(TooManyBadSamples):
+        run(tmp_path / "cut", standard(tmp_path / "cut", every=5), val=5, held_out=HeldOut(TooManyBadSamples("2 of 9")))
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    assert step_in(last) == 5
+    rest, _ = run(tmp_path / "cut", standard(tmp_path / "cut"), val=5, resume=last)
+    assert rest.trace == whole.trace[-len(rest.trace):] and rest.trace[0][:4] == ("train", 1, 0, 5)
+    assert same_weights(whole, rest)
+    assert clockless(tmp_path / "cut") == [
+        row for row in clockless(tmp_path / "whole") if (row["step"], "split" in row) != (5, True)]
+
+
+def test_an_error_within_a_validation_step_keeps_the_last_checkpoint(tmp_path):
+    module = TinyModule()
+    def interrupt(module, at):
+        if at == "val" and module.global_step == 10:
+            raise DataError("in the middle of a validation step")
+    module.interrupt = interrupt
+    with pytest.raises(DataError):
+        run(tmp_path, standard(tmp_path, every=5), module, val=5)
+    assert step_in(tmp_path / "checkpoints" / "last.ckpt") == 5
 
 
 def test_a_full_disk_stops_the_run_and_is_not_tried_again(tmp_path, monkeypatch):

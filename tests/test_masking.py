@@ -18,8 +18,8 @@ def bound(p, n):
 
 def test_drop_tokens_keeps_the_published_counts_without_repetition():
     assert len(drop_tokens(1568, 0.5, Rng((1,)))) == 784 and len(drop_tokens(1200, 0.5, Rng((1,)))) == 600
-    keep = drop_tokens(101, 0.3, Rng((1,)))
-    assert len(keep) == len(set(keep.tolist())) == int(0.3 * 101) and 0 <= keep.min() and keep.max() < 101
+    keep = drop_tokens(101, 0.38, Rng((1,)))  # 38.38, and 0.99 of 10 is 9.9: rounded down
+    assert kept_count(10, 0.99) == 9 and len(keep) == len(set(keep.tolist())) == 38 and 0 <= keep.min() and keep.max() < 101
 
 
 def test_drop_tokens_is_off_in_evaluation_and_at_rate_one():
@@ -107,6 +107,8 @@ def test_complementary_views_share_all_that_is_present_out():
     assert (a.sum(1) - b.sum(1)).abs().max() <= 1
     a, b = ComplementaryMask(0.01)(torch.ones(9, 5, dtype=torch.bool), 1, Rng((1,)))
     assert (a.sum((1, 2)) == 1).all() and (b.sum((1, 2)) == 4).all()
+    a, b = ComplementaryMask(1.0)(torch.ones(9, 5, dtype=torch.bool), 1, Rng((1,)))
+    assert (a.sum((1, 2)) == 4).all() and (b.sum((1, 2)) == 1).all()
 
 
 def test_senseless_settings_are_refused():

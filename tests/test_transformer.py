@@ -83,6 +83,8 @@ def test_t5_by_hand():
     expected = torch.stack([norm_by_hand(row, trunk.norm) for row in expected])
     torch.testing.assert_close(trunk(x, valid)[0], expected, rtol=1e-4, atol=1e-4)
     assert all(m.bias is None for m in trunk.modules() if isinstance(m, nn.Linear))
+    kinds = {name.split(".")[-1]: type(m) for name, m in trunk.named_modules() if "norm" in name}
+    assert kinds == {"norm1": nn.RMSNorm, "norm2": nn.LayerNorm, "norm": nn.RMSNorm}
 
 
 def test_t5_buckets():

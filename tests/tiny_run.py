@@ -57,13 +57,19 @@ def make_batch(epoch: int, position: int) -> Batch:
 
 
 class HeldOut:
-    """The same three batches at every validation."""
+    """The same three batches at every validation; one of them may fail."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
 
     def __len__(self) -> int:
         return 3
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter([make_batch(100, i) for i in range(3)])
+        for i in range(3):
+            if i == 1 and self.error:
+                raise self.error
+            yield make_batch(100, i)
 
 
 class TinyModule(lightning.LightningModule):
@@ -121,7 +127,7 @@ class Recorder(lightning.Callback):
 
 def run(folder: Path, callbacks: list[Any], module: TinyModule | None = None, loader: TinyLoader | None = None,
         resume: Path | None = None, val: int | None = None, accumulate: int = 1, steps: int = 12,
-        logger: Any = False, **settings: Any) -> tuple[TinyModule, lightning.Trainer]:
+        logger: Any = False, held_out: Any = None, **settings: Any) -> tuple[TinyModule, lightning.Trainer]:
     """Fit a TinyModule on the CPU; `val` is the number of batches between validations."""
     module = module or TinyModule()
     trainer = lightning.Trainer(
@@ -129,7 +135,7 @@ def run(folder: Path, callbacks: list[Any], module: TinyModule | None = None, lo
         plugins=[AtomicIO()], enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=settings.pop("num_sanity_val_steps", 0), accumulate_grad_batches=accumulate,
         val_check_interval=val, check_val_every_n_epoch=None if val else 1, default_root_dir=folder, **settings)
-    held_out = HeldOut() if val else None
+    held_out = (held_out or HeldOut()) if val else None
     trainer.fit(module, loader or TinyLoader(), held_out, ckpt_path=resume, weights_only=True)
     return module, trainer
 

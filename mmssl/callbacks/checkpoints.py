@@ -56,6 +56,7 @@ class Checkpoints(Checkpoint):
         self._step = 0  # optimiser steps done
         self._saved: int | None = None  # the one that `last` holds
         self._whole = False  # between two optimiser steps, with nothing half done
+        self._pending = False  # the same, but the validation that follows is not over
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's hook: the best value so far and its step."""
@@ -73,19 +74,20 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Lightning's hook: from here on signals are held back. With several processes SIGTERM stays Lightning's."""
         self._step = self._saved = trainer.global_step
-        self._whole = False
+        self._whole = self._pending = False
         self._interrupts.listen(signal.SIGINT, *([signal.SIGTERM] if trainer.world_size == 1 else []))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Lightning's hook: a step begins."""
-        self._whole = False
+        self._whole = self._pending = False
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Lightning's hook: where the optimiser stepped, and no validation follows, the run may be saved."""
         if trainer.global_step == self._step:
             return  # gradients are being accumulated
         self._step = trainer.global_step
-        if not validation_follows(trainer):
+        self._pending = validation_follows(trainer)
+        if not self._pending:
             self._whole = True
             self._settle(trainer)
 
@@ -95,7 +97,7 @@ class Checkpoints(Checkpoint):
             return
         if self.monitor is not None and self._better(trainer):
             trainer.save_checkpoint(self.best)
-        self._whole = not trainer.fit_loop.epoch_loop._should_accumulate()
+        self._whole, self._pending = not trainer.fit_loop.epoch_loop._should_accumulate(), False
         if self._whole:
             self._settle(trainer)
 
@@ -106,11 +108,15 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Lightning's hook: what failed between two steps (reading data) is saved; a half-done step never is."""
+        """Lightning's hook: a run that failed between two steps (reading data) is saved; a half-done step never is.
+
+        Where reading the held-out data failed, the run goes on after that validation.
+        """
         self._interrupts.restore()
         if not isinstance(exception, MmsslError) or isinstance(exception, StorageError):
             return
-        if self._whole and self._saved != self._step and trainer.is_global_zero:
+        between = self._whole or (self._pending and not in_validation_step(trainer))
+        if between and self._saved != self._step and trainer.is_global_zero:
             # No barrier, unlike Trainer.save_checkpoint: the other processes may be gone.
             trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(False), self.last)
             self._saved = self._step
@@ -163,6 +169,12 @@ def validation_follows(trainer: Any) -> bool:
     """Whether Lightning validates right after the batch at hand; to be asked in `on_train_batch_end`."""
     loop = trainer.fit_loop
     return sum(trainer.num_val_batches) > 0 and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def in_validation_step(trainer: Any) -> bool:
+    """Whether Lightning is within a held-out batch; resuming from there would validate on a part of them."""
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current
+    return progress.ready != progress.completed
 
 
 def is_final(trainer: Any) -> bool:

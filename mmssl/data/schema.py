@@ -123,7 +123,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raw = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Name a folder made by `mmssl data pack` or `mmssl data demo`, or "
-                        "describe a folder of plain tar shards with `mmssl data inspect`.") from None
+                        "describe plain tar shards with `mmssl.data.inspect(folder).save(folder)` in Python.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}). Pack the data set again.") from None
     if not isinstance(raw, dict):

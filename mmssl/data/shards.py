@@ -136,8 +136,7 @@ def _open(shard: Path) -> int:
     try:
         return os.open(shard, os.O_RDONLY)
     except OSError as error:
-        raise DataError(f"{shard}: cannot be opened ({error.strerror}). Copy the shard again, or leave it out and run "
-                        "`mmssl data inspect` on the folder.") from None
+        raise DataError(f"{shard}: cannot be opened ({error.strerror}). Copy the shard again.") from None
 
 
 def _read_index(path: Path) -> ShardIndex | None:

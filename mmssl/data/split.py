@@ -50,8 +50,8 @@ class Split:
         missing = [shard for shard in promised if shard not in here]
         if missing:
             raise DataError(f"{self.root}: the manifest names {', '.join(missing[:5])} of split '{self.name}', but "
-                            f"{len(missing)} of its {len(promised)} shards are not there. Copy them again, or describe "
-                            f"what is there with `mmssl data inspect {self.root} --write`.")
+                            f"{len(missing)} of its {len(promised)} shards are not there. Copy them again, or delete "
+                            f"{FILE_NAME} to go on with those that are there.")
         self.paths = [path for path in self.paths if path.name in promised]
 
     def where(self, shard: int, record: int) -> tuple[str, str]:
