@@ -21,7 +21,18 @@ from mmssl.data import DataModule, inspect
 from mmssl.data.demo import resolve_root
 from mmssl.errors import ConfigError
 from mmssl.methods import Method, Pair
-from mmssl.registry import AGGREGATORS, ENCODERS, HEADS, LOSSES, MASKS, METHODS, MODALITIES, TRUNKS, signature_of
+from mmssl.registry import (
+    AGGREGATORS,
+    ENCODERS,
+    HEADS,
+    LOSSES,
+    MASKS,
+    METHODS,
+    MODALITIES,
+    TRUNKS,
+    nearest,
+    signature_of,
+)
 from mmssl.rundir import RunDir
 
 log = logging.getLogger("mmssl")
@@ -38,12 +49,13 @@ def data_root(recipe: Recipe) -> Path:
 def complete(recipe: Recipe) -> Recipe:
     """The recipe with what only its data set knows: per-channel mean and std, channels, vocabulary.
 
-    What the recipe says itself stays. The result needs the data set no more to build its model.
+    What the recipe says itself stays; but paths are absolute, because a run is continued from any folder. The result
+    needs the data set no more to build its model.
     """
     root = data_root(recipe)
     manifest = inspect(root)
     modalities = {}
-    for key, node in recipe.modalities.items():
+    for key, node in _absolute_files(recipe).items():
         takes, info = signature_of(MODALITIES.find(node["name"])), manifest.modalities.get(key)
         facts: dict[str, Any] = {}
         if info is not None:
@@ -52,19 +64,45 @@ def complete(recipe: Recipe) -> Recipe:
             facts["vocabulary"] = str((root / "vocab.txt").resolve())
         facts = {k: v for k, v in facts.items() if k in takes and v is not None and node.get(k) is None}
         modalities[key] = {**node, **facts}
-    return dataclasses.replace(recipe, modalities=modalities)
+    data = recipe.data
+    if not data.root.startswith("demo:") and "data\x1froot" not in recipe.interpolations:
+        data = dataclasses.replace(data, root=str(root.resolve()))
+    return dataclasses.replace(recipe, modalities=modalities, data=data)
+
+
+def rehearse(recipe: Recipe) -> Method:
+    """Build all that a run needs, so that what cannot work is said before the run has a folder.
+
+    Args:
+        recipe: complete.
+
+    Returns:
+        its method on the meta device: shapes without numbers.
+
+    Raises:
+        ConfigError, DataError: parts that do not fit together, a split that is missing or too small, an unknown label.
+    """
+    accumulation(recipe)
+    parts = modalities(recipe)
+    with torch.device("meta"):
+        model = method(recipe, parts)
+    data, how = datamodule(recipe, parts), recipe.probe
+    data.train_dataloader()
+    data.val_dataloader()
+    splits = [data.open(name) for name in (*how.train, recipe.data.test)] if how.labels else []
+    known = {"all", "global", *parts}
+    problems = [f"probe.features: no feature is called '{name}'{nearest(name, known)}"
+                for name in how.features if name not in known]
+    problems += [f"probe.labels: {split.root} has no label '{label}'{nearest(label, split.labels)}"
+                 for split in splits[:1] for label in how.labels if split.labels and label not in split.labels]
+    if problems:
+        raise ConfigError(problems)
+    return model
 
 
 def modalities(recipe: Recipe) -> dict[str, Any]:
     """All modalities of a recipe by name; file settings are sought beside the recipe, then in the working directory."""
-    built = {}
-    for key, node in recipe.modalities.items():
-        node = dict(node)
-        for setting in ("vocabulary", "vectors"):
-            if node.get(setting):
-                node[setting] = _find(node[setting], recipe, f"modalities.{key}.{setting}")
-        built[key] = MODALITIES.build(node, f"modalities.{key}")
-    return built
+    return {key: MODALITIES.build(node, f"modalities.{key}") for key, node in _absolute_files(recipe).items()}
 
 
 def method(recipe: Recipe, parts: dict[str, Any]) -> Method:
@@ -181,6 +219,15 @@ def compile_blocks(model: Method) -> bool:
     return True
 
 
+def _absolute_files(recipe: Recipe) -> dict[str, Any]:
+    """The modalities' nodes, with the files they name where they were found."""
+    found = {}
+    for key, node in recipe.modalities.items():
+        files = {s: _find(node[s], recipe, f"modalities.{key}.{s}") for s in ("vocabulary", "vectors") if node.get(s)}
+        found[key] = {**node, **files}
+    return found
+
+
 def _encoders(recipe: Recipe, parts: dict[str, Any]) -> dict[str, nn.Module]:
     trunks = {name: TRUNKS.build(node, f"trunks.{name}") for name, node in recipe.trunks.items()}
     encoders = {}
@@ -207,5 +254,6 @@ def _common_width(encoders: dict[str, nn.Module]) -> int:
 def _find(name: str, recipe: Recipe, where: str) -> str:
     for folder in (Path(recipe.folder), Path.cwd()):
         if (folder / name).is_file():
-            return str(folder / name)
-    raise ConfigError(f"{where}: no file '{name}' in {recipe.folder} or {Path.cwd()}; give a path relative to one of them")
+            return str((folder / name).absolute())
+    raise ConfigError(f"{where}: no file '{name}' in {recipe.folder} or {Path.cwd()}; give a path relative to one of "
+                      "them")

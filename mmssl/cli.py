@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from mmssl import __version__
-from mmssl.errors import ConfigError, MmsslError, StorageError
+from mmssl.errors import ConfigError, DataError, MmsslError, StorageError
+from mmssl.storage import REFUSALS
 
 EXIT_CODES = """exit codes: 0 done, 1 a bug of ours, 2 a recipe or command that cannot be carried out as written,
 3 too many bad samples, 4 a file, shard or checkpoint missing or unreadable, 5 the disk refused a write,
@@ -168,7 +169,9 @@ def _doctor(args: argparse.Namespace) -> int:
 def _guarded(act: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Carry out a verb; a failure that a user can mend becomes its message and exit code, without a traceback."""
     try:
-        return act(args)
+        code = act(args)
+        sys.stdout.flush()
+        return code
     except MmsslError as error:
         for line in str(error).splitlines():
             print(f"mmssl: {line}", file=sys.stderr)
@@ -177,15 +180,25 @@ def _guarded(act: Callable[[argparse.Namespace], int], args: argparse.Namespace)
         print("mmssl: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except OSError as error:
-        place = error.filename or Path.cwd()
-        if error.errno in (28, 30, 122):  # ENOSPC, EROFS, EDQUOT
-            print(f"mmssl: {place}: {error.strerror}; free some space or choose another folder, then run it again",
-                  file=sys.stderr)
+        if error.errno in REFUSALS:
+            if not error.filename:
+                _drop_output()
+            print(f"mmssl: {error.filename or 'the output'}: {error.strerror}; free some space or choose another "
+                  "place, then run it again", file=sys.stderr)
             return StorageError.exit_code
+        if error.filename and isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError):
+            print(f"mmssl: {error.filename}: {error.strerror}; choose another path, or mend this one", file=sys.stderr)
+            return DataError.exit_code
         raise
+
+
+def _drop_output() -> None:
+    """What is still to be written to standard output has nowhere to go."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,8 +19,8 @@ from mmssl.eval import Features, ProbeTable, extract, join, probe_table, render
 from mmssl.methods import Method
 from mmssl.modalities import codecs_of
 from mmssl.registry import nearest
-from mmssl.data.files import write_whole
 from mmssl.rundir import RunDir, write_json
+from mmssl.storage import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +162,8 @@ def _model(run: RunDir, recipe: Recipe, checkpoint: str) -> tuple[Method, dict[s
     try:
         model.load_state_dict(content["state_dict"])
     except (KeyError, RuntimeError) as error:
-        first = str(error).splitlines()[-1].strip()
-        raise DataError(f"{path}: does not fit the run's recipe ({first}); give a checkpoint of this run") from None
+        first = str(error).splitlines()[-1].strip()[:160]
+        raise DataError(f"{path}: does not fit the run's recipe ({first} …); give a checkpoint of this run") from None
     return model.eval(), parts
 
 

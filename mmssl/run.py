@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from mmssl import build
 from mmssl.callbacks import read_checkpoint
 from mmssl.config import Recipe
-from mmssl.errors import ConfigError, MmsslError
-from mmssl.evaluate import load, probe
+from mmssl.errors import ConfigError, DataError, MmsslError, StorageError
+from mmssl.evaluate import probe
 from mmssl.methods import Method
-from mmssl.rundir import RunDir, create, default_root
+from mmssl.rundir import RunDir, check_free, create, default_root
+from mmssl.storage import REFUSALS, refused
 
 log = logging.getLogger("mmssl")
 #: How processes that Lightning starts for further ranks learn the folder that the first one made.
@@ -52,12 +55,16 @@ def fit(recipe: Recipe, run_dir: str | Path | None = None, *, init_from: str | P
     """
     shared = os.environ.get(SHARED_ROOT)
     root = Path(shared or run_dir or default_root(recipe.name))
+    notes = ""
     if shared is None:
-        build.accumulation(recipe)
-        create(root, build.complete(recipe), typed)
+        check_free(root)
+        recipe = build.complete(recipe)
+        model = build.rehearse(recipe)
+        notes = init_weights(model, init_from) if init_from else ""
+        create(root, recipe, typed, init_from)
     run = RunDir(root)
     with _root_for_other_ranks(run, recipe):
-        _train(run, run.load_recipe(), init_from=init_from)
+        _train(run, run.load_recipe(), notes)
     return run
 
 
@@ -66,8 +73,8 @@ def resume(run_dir: str | Path, overrides: list[str] | None = None) -> RunDir:
 
     Args:
         run_dir: folder of the run.
-        overrides: `trainer.max_steps=…`, `trainer.…_every=…` or `data.workers=…`: what changes no number of the steps
-            that are left.
+        overrides: `trainer.max_steps=…`, which also stretches the schedule of what is left; or what changes no number
+            of the steps that are left: see `HARMLESS`. They hold for this call alone.
 
     Raises:
         ConfigError: an override that would make it another run.
@@ -79,8 +86,9 @@ def resume(run_dir: str | Path, overrides: list[str] | None = None) -> RunDir:
                            "Start a new run with --init-from instead" for o in fixed])
     recipe = run.load_recipe(overrides)
     last = run.root / "checkpoints" / "last.ckpt"
+    notes = f"continued from {last}" if last.is_file() else "no checkpoint was saved yet; it begins at its first step"
     with _root_for_other_ranks(run, recipe):
-        _train(run, recipe, checkpoint=last if last.is_file() else None)
+        _train(run, recipe, notes, overrides or [], last if last.is_file() else None)
     return run
 
 
@@ -104,7 +112,10 @@ def init_weights(model: Method, path: str | Path) -> str:
         DataError: the file is no checkpoint.
     """
     content = read_checkpoint(path, foreign=True)
-    stored = content.get("state_dict", content)
+    stored = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
+        raise DataError(f"{path}: holds no weights by name; expected a checkpoint of a run, or a state_dict() that "
+                        "torch.save wrote")
     own = model.state_dict()
     good = {k: v for k, v in stored.items() if k in own and own[k].shape == v.shape}
     shapes = [k for k, v in stored.items() if k in own and own[k].shape != v.shape]
@@ -121,7 +132,8 @@ def init_weights(model: Method, path: str | Path) -> str:
     return "\n".join(notes)
 
 
-def _train(run: RunDir, recipe: Recipe, checkpoint: Path | None = None, init_from: str | Path | None = None) -> None:
+def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str] = (),
+           checkpoint: Path | None = None) -> None:
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     with run.locked() if first else contextlib.nullcontext(), _logging_to(run.log_file, first):
         parts = build.modalities(recipe)
@@ -129,20 +141,20 @@ def _train(run: RunDir, recipe: Recipe, checkpoint: Path | None = None, init_fro
         for name, modality in parts.items():
             if hasattr(modality, "describe"):
                 log.info("%s: %s", name, modality.describe())
-        if init_from:
-            log.info("%s", init_weights(model, init_from))
+        if checkpoint is None and run.initial.is_file():
+            init_weights(model, run.initial)
         if recipe.trainer.compile:
             build.compile_blocks(model)
-        log.info("run directory: %s%s", run.root, f", continued from {checkpoint.name}" if checkpoint else "")
+        log.info("run directory: %s%s", run.root, f"\n{notes}" if notes else "")
         data = build.datamodule(recipe, parts, run)
-        _run_trainer(run, recipe, model, data, checkpoint)
-        if first and recipe.probe.labels:
-            log.info("%s", probe(run.root).text)
+        hint = f"continue with: {shlex.join(['mmssl', 'fit', '--resume', str(run.root), *overrides])}"
+        _run_trainer(build.trainer(recipe, run), model, data, checkpoint, hint)
+        if first:
+            _tell_bad_samples(run)
+            _probe(run, recipe)
 
 
-def _run_trainer(run: RunDir, recipe: Recipe, model: Method, data: Any, checkpoint: Path | None) -> None:
-    trainer = build.trainer(recipe, run)
-    hint = f"continue with: mmssl fit --resume {run.root}"
+def _run_trainer(trainer: Any, model: Method, data: Any, checkpoint: Path | None, hint: str) -> None:
     try:
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException:
@@ -152,8 +164,33 @@ def _run_trainer(run: RunDir, recipe: Recipe, model: Method, data: Any, checkpoi
     except MmsslError as error:
         error.args = (f"{error}\nstopped after step {trainer.global_step}; when that is mended, {hint}",)
         raise
+    except OSError as error:  # what others write: TensorBoard's events
+        if error.errno not in REFUSALS:
+            raise
+        place = refused(Path(error.filename or trainer.default_root_dir), error)
+        raise StorageError(f"{place}\nstopped after step {trainer.global_step}; when that is mended, {hint}") from error
     if trainer.interrupted:
         raise Interrupted(f"stopped after step {trainer.global_step}; {hint}", 130)
+
+
+def _tell_bad_samples(run: RunDir) -> None:
+    count = run.bad_samples_file.read_bytes().count(b"\n") if run.bad_samples_file.is_file() else 0
+    if count:
+        log.warning("%d bad %s left out; %s says which and why", count, "samples were" if count > 1 else "sample was",
+                    run.bad_samples_file)
+
+
+def _probe(run: RunDir, recipe: Recipe) -> None:
+    if not recipe.probe.labels:
+        return
+    hint = f"training is done; probe with: {shlex.join(['mmssl', 'probe', '--run', str(run.root)])}"
+    try:
+        log.info("%s", probe(run.root).text)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped while probing; {hint}", 130) from None
+    except MmsslError as error:
+        error.args = (f"{error}\n{hint}",)
+        raise
 
 
 @contextlib.contextmanager
@@ -182,6 +219,7 @@ def _logging_to(path: Path, first: bool) -> Iterator[None]:
     log.setLevel(logging.INFO if first else logging.WARNING)
     log.propagate = False
     for handler in handlers:
+        handler.handleError = lambda record: None  # a full disk or a closed pipe: no traceback for each line of a log
         log.addHandler(handler)
     try:
         yield
@@ -191,5 +229,3 @@ def _logging_to(path: Path, first: bool) -> Iterator[None]:
             log.removeHandler(handler)
             if handler is not handlers[0]:
                 handler.close()
-
-

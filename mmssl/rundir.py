@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.config import Recipe, dump, load
-from mmssl.data.files import write_whole
 from mmssl.environment import describe
 from mmssl.errors import ConfigError, DataError
 from mmssl.plugins import identity
+from mmssl.storage import refused, write_whole
 
 FORMAT = 1
 
@@ -56,6 +56,11 @@ class RunDir:
         """What the run said."""
         return self.root / "log.txt"
 
+    @property
+    def initial(self) -> Path:
+        """The weights that the run started from, where it was given any: a copy."""
+        return self.root / "checkpoints" / "init.ckpt"
+
     def checkpoint(self, which: str) -> Path:
         """The file of checkpoint "last", "best", or of a path.
 
@@ -75,7 +80,8 @@ class RunDir:
             DataError: the folder is no run.
         """
         if not self.recipe_file.is_file():
-            raise DataError(f"{self.root}: not a run directory (no recipe.yaml in it); expected one that `mmssl fit` made")
+            raise DataError(f"{self.root}: not a run directory (no recipe.yaml in it); expected one that `mmssl fit` "
+                            "made. If `fit` was stopped while it made this one, delete it and start again")
         return load(self.recipe_file, overrides)
 
     @contextlib.contextmanager
@@ -89,7 +95,8 @@ class RunDir:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError(f"{self.root}: another process is training in this folder; wait for it or stop it") from None
+                raise ConfigError(f"{self.root}: another process is training in this folder; wait for it or stop it"
+                                  ) from None
             yield
 
 
@@ -99,27 +106,41 @@ def default_root(name: str) -> Path:
     return next(p for p in (stem, *(Path(f"{stem}-{i}") for i in range(2, 1000))) if not p.exists())
 
 
-def create(root: Path, recipe: Recipe, typed: list[str] | None = None) -> RunDir:
-    """Make the folder of a new run and write what is known before the first step.
+def check_free(root: Path) -> None:
+    """See that a new run can be made at `root`. Raises ConfigError where that holds something."""
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        run = (root / "recipe.yaml").is_file()
+        raise ConfigError(f"{root}: not empty, and a run is never written over; choose another --run-dir"
+                          + (f", or continue it with `mmssl fit --resume {root}`" if run else ""))
+
+
+def create(root: Path, recipe: Recipe, typed: list[str] | None = None, weights: str | Path | None = None) -> RunDir:
+    """Make the folder of a new run and write what is known before the first step; `recipe.yaml`, which makes it a run,
+    comes last.
 
     Args:
         root: must not exist, or be empty.
         recipe: complete; its plug-in files and vocabulary are copied in, and its `recipe.yaml` names the copies.
         typed: the recipe's name or file, and the overrides, as they were typed.
+        weights: checkpoint that the run starts from, copied: it may be gone or another one when the run is continued.
 
     Raises:
         ConfigError: the folder holds something.
+        StorageError: it cannot be made or written.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ConfigError(f"{root}: not empty, and a run is never written over; choose another --run-dir, "
-                          f"or continue it with `mmssl fit --resume {root}`")
-    (root / "checkpoints").mkdir(parents=True, exist_ok=True)
-    recipe = dataclasses.replace(recipe, plugins=[_copy_plugin(s, root) for s in recipe.plugins],
-                                 modalities=_copy_vocabularies(recipe, root))
+    check_free(root)
+    try:
+        (root / "checkpoints").mkdir(parents=True, exist_ok=True)
+        recipe = dataclasses.replace(recipe, plugins=[_copy_plugin(s, root) for s in recipe.plugins],
+                                     modalities=_copy_vocabularies(recipe, root))
+        if weights is not None:
+            shutil.copyfile(weights, RunDir(root).initial)
+    except OSError as error:
+        raise refused(Path(error.filename2 or root), error) from None
     run = RunDir(root)
-    run.recipe_file.write_text(f"# run directory format {FORMAT}\n" + dump(recipe), encoding="utf-8")
-    run.typed_file.write_text(_typed_text(typed), encoding="utf-8")
+    write_whole(run.typed_file, _typed_text(typed).encode())
     write_json(root / "environment.json", describe())
+    write_whole(run.recipe_file, f"# run directory format {FORMAT}\n{dump(recipe)}".encode())
     return run
 
 

@@ -35,7 +35,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path):
     before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # the kernel refuses to write on, as on a full disk
     try:
-        with pytest.raises(StorageError, match=r"a\.ckpt: could not be written.*Free some space.*--resume"):
+        with pytest.raises(StorageError, match=r"a\.ckpt: could not be written.*Free some space"):
             AtomicIO().save_checkpoint({"w": torch.zeros(100_000)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -77,6 +77,7 @@ def test_the_gradient_passes_where_the_value_did():
 
 def test_nothing_is_dropped_without_rng_or_rate_and_bad_rates_are_refused():
     x = torch.randn(2, 3)
+    assert drop_at(x[:0], 0.5, Rng(), "p").shape == (0, 3)
     assert drop_at(x, 0.5, None, "p") is x and drop_at(x, 0.0, Rng(), "p") is x
     for rate in (-0.1, 1.0):
         with pytest.raises(ConfigError, match="not a rate"):

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "mmssl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"errors", "rng", "types", "registry", "plugins", "recipe_files"},
+    {"errors", "rng", "types", "registry", "plugins", "recipe_files", "storage"},
     {"distributed", "optim", "transforms", "nn", "losses", "environment"},
     {"modalities"},
     {"data", "methods", "eval"},

@@ -67,7 +67,8 @@ def fit(root, how, workers=0, callbacks=(), checkpoint=None):
 CASES = [(how, "on_train_batch_end", step)
          for how in (STEPS, EVERY_3, EVERY_5, NO_VAL, EPOCHS) for step in (2, 5, 6, 10)]
 CASES += [(EVERY_3, "on_validation_end", 3), (EVERY_3, "on_validation_end", 6), (EVERY_5, "on_validation_end", 5),
-          (EPOCHS, "on_validation_end", 5), (EPOCHS, "on_train_epoch_end", 5), (STEPS, "on_validation_end", 10)]
+          (EPOCHS, "on_validation_end", 5), (EPOCHS, "on_train_epoch_end", 5), (STEPS, "on_validation_end", 10),
+          (STEPS, "on_train_epoch_end", 5), (STEPS, "on_train_epoch_end", 10)]
 
 
 @pytest.mark.parametrize("how, hook, step", CASES)

@@ -11,8 +11,8 @@ from mmssl import build
 from mmssl.config import load
 from mmssl.data import ModalityInfo, ShardWriter, encode_json, encode_mp4, encode_npy, finish
 from mmssl.eval import retrieval
+from mmssl.evaluate import load as load_run
 from mmssl.run import fit
-from mmssl.run import load as load_run
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "my_imu.py"
 COMMON = """

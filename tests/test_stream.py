@@ -155,6 +155,14 @@ def test_a_trainer_that_leaves_the_rest_of_an_epoch_out(root):
     assert keys(later) == epochs[2]
 
 
+def test_leaving_an_epoch_early_in_a_plain_loop_begins_the_next(root):
+    data, full = train(root), train(root)
+    epochs = [keys(full) for _ in range(2)]
+    iter(data)  # asked for, but never begun
+    assert keys([next(iter(data))]) == epochs[0][:4]
+    assert keys(data) == epochs[1]
+
+
 def test_no_thread_is_left_behind(root):
     before = threading.active_count()
     stream = iter(train(root, workers=2))

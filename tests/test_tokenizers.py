@@ -132,6 +132,14 @@ def test_positions_on_another_grid_learn_through_the_spline():
     assert all(t.grad.abs().sum() > 0 for t in positions.tables)
 
 
+def test_a_stretch_first_used_in_evaluation_can_be_learned_through():
+    positions = Positions((5,), 4)
+    with torch.inference_mode():
+        positions(grid=(7,))
+    positions(grid=(7,)).square().sum().backward()
+    assert positions.tables[0].grad.isfinite().all()
+
+
 def test_fresh_weights_have_the_promised_spread():
     torch.manual_seed(0)
     fused = dense(300, 900, parts=3).weight

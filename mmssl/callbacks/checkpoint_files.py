@@ -13,8 +13,8 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor, nn
 
-from mmssl.callbacks.storage import replacing
 from mmssl.errors import DataError
+from mmssl.storage import replacing
 
 #: Version of the layout of a checkpoint; a reader takes this one and older.
 FORMAT = 1

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from mmssl.callbacks.pace import Pace
-from mmssl.callbacks.storage import append_line, refused, replacing
 from mmssl.errors import ConfigError
+from mmssl.storage import append_line, refused, replacing
 
 
 class MetricsWriter(Callback):

@@ -1,29 +1,13 @@
-"""The files of a data set: which there are, and writing them whole or not at all."""
+"""The files of a data set: which splits and shards there are."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
-from mmssl.errors import DataError, StorageError
+from mmssl.errors import DataError
 
 SHARD = re.compile(r"(?P<split>.+?)-\d+\.tar\Z")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a reader sees the old file or the new one, never a part. Raises StorageError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written ({error.strerror}). Free space, or choose another folder."
-                           ) from None
 
 
 def list_splits(root: str | Path) -> dict[str, list[Path]]:

@@ -7,7 +7,8 @@ import json
 import threading
 from pathlib import Path
 
-from mmssl.errors import StorageError, TooManyBadSamples
+from mmssl.errors import TooManyBadSamples
+from mmssl.storage import refused
 
 FIRST = 16  # samples; when all of these are bad, the fault is not in the samples
 
@@ -73,10 +74,12 @@ class Quarantine:
             with self.file.open("a+", encoding="utf-8") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
                 file.seek(0)
-                if not any(_same(line, row) for line in file):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                lines = file.readlines()
+                if not any(_same(line, row) for line in lines):
+                    cut_off = bool(lines) and not lines[-1].endswith("\n")  # by a crash: its line is closed here
+                    file.write("\n" * cut_off + json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise StorageError(f"{self.file}: cannot be written ({error.strerror})") from None
+            raise refused(self.file, error) from None
 
 
 def _same(line: str, row: dict[str, str | int]) -> bool:

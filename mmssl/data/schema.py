@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmssl.data.files import write_whole
 from mmssl.data.shards import ShardIndex, list_splits, read_files
 from mmssl.errors import DataError
 from mmssl.registry import check_settings, signature_of
+from mmssl.storage import write_whole
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1

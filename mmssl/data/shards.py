@@ -18,9 +18,10 @@ import numpy as np
 from webdataset.tariterators import base_plus_ext
 from webdataset.writer import TarWriter
 
-from mmssl.data.files import list_splits, split_shards, write_whole
+from mmssl.data.files import list_splits, split_shards
 from mmssl.data.tarscan import BLOCK, group, parse_header, scan
 from mmssl.errors import DataError, StorageError
+from mmssl.storage import write_whole
 
 __all__ = ["ShardIndex", "ShardWriter", "index_path", "list_splits", "read_files", "read_record", "split_shards"]
 

@@ -6,6 +6,8 @@ is dropped the same on one device or eight, in any batch, and again when activat
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -82,10 +84,19 @@ def drop(x: Float[Tensor, "rows ..."], rate: float, seeds: Int[Tensor, "rows"] |
     """
     if seeds is None or rate == 0.0:
         return x
-    size = x[0].numel()
+    size = math.prod(x.shape[1:])
     words = -(-size // LANES)
     counter = torch.arange(1, words + 1, device=x.device) * GOLDEN
     bits = scramble(seeds[:, None] + counter).view(torch.int16)[:, :size].view(x.shape)
     dropped = round(rate * 65536)
     keep = bits >= dropped - 32768  # int16 is uniform over [-32768, 32767]
     return x * (keep.to(x.dtype) * (65536 / (65536 - dropped)))
+
+
+@torch.compiler.disable
+def item_rows(rng: Rng | None, rows: int, items: int) -> Rng | None:
+    """`rng` for a batch whose rows were split into `items` each: row r's item k is numbered r * items + k."""
+    if rng is None:
+        return None
+    numbers = torch.arange(rows) if rng.rows is None else rng.rows
+    return rng.for_rows((numbers[:, None] * items + torch.arange(items, device=numbers.device)).flatten())

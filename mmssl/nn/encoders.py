@@ -10,11 +10,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmssl.nn.dropout import check_rate, drop_at
+from mmssl.nn.dropout import check_rate, drop_at, item_rows
 from mmssl.nn.init import dense, summary_token
 from mmssl.nn.masking import drop_tokens, kept_count
 from mmssl.nn.positions import Positions
-from mmssl.nn.t5 import item_rows
 from mmssl.registry import ENCODERS
 from mmssl.rng import Rng
 

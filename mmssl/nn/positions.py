@@ -60,6 +60,12 @@ def stretch_matrix(rows: int, size: int) -> Float[Tensor, "m n"]:
     the clip's extent, without a half-pixel shift: 8 to 4 picks rows 0, 2, 4, 6, and equal sizes change nothing.
     Source: what the released VATT code's order-3 polyharmonic interpolation computes.
     """
+    # It is kept for later calls, so it must not take after the first caller: its device, or its inference mode.
+    with torch.inference_mode(False), torch.device("cpu"):
+        return _stretch_matrix(rows, size)
+
+
+def _stretch_matrix(rows: int, size: int) -> Float[Tensor, "m n"]:
     at = torch.arange(size, dtype=torch.float64) * rows / size  # in units of source rows
     eye = torch.eye(rows, dtype=torch.float64)
     if rows == 1:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmssl.nn.dropout import check_rate, drop, drop_at
+from mmssl.nn.dropout import check_rate, drop, drop_at, item_rows
 from mmssl.nn.init import dense, summary_token
 from mmssl.nn.transformer import EPS, Attention, run_blocks
 from mmssl.registry import ENCODERS, TRUNKS
@@ -148,12 +148,3 @@ class T5Encoder(nn.Module):
         tokens = torch.cat([self.summary.to(words.dtype).expand(len(x), 1, -1), words], dim=1)
         tokens = drop_at(F.gelu(self.projection(tokens)), self.dropout, rng, "input")
         return self.trunk(tokens, F.pad(x != 0, (1, 0), value=True), rng)[:, 0]
-
-
-@torch.compiler.disable
-def item_rows(rng: Rng | None, rows: int, items: int) -> Rng | None:
-    """`rng` for a batch whose rows were split into `items` each: row r's item k is numbered r * items + k."""
-    if rng is None:
-        return None
-    numbers = torch.arange(rows) if rng.rows is None else rng.rows
-    return rng.for_rows((numbers[:, None] * items + torch.arange(items, device=numbers.device)).flatten())

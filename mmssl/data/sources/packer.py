@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmssl.data.files import write_whole
 from mmssl.data.shards import ShardIndex, ShardWriter, index_path, list_splits
 from mmssl.errors import ConfigError, DataError, StorageError
+from mmssl.storage import write_whole
 
 STATE = "pack.json"
 STAGE = ".packing"

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from mmssl.data import codecs, schema
-from mmssl.data.files import write_whole
 from mmssl.data.progress import progress_line
 from mmssl.data.sources.packer import Item, Packer, PackReport
 from mmssl.data.sources.rows import KINDS, Columns, class_names, find_columns, read_rows
 from mmssl.data.sources.splits import assign_splits, named_split
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import SOURCES
+from mmssl.storage import write_whole
 from mmssl.transforms import resize_shorter, sound_window, words_of
 from mmssl.types import Clip
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmssl.errors import StorageError
+
+#: What the system says where a disk takes no more: full, read-only, over quota, or at the largest size of a file.
+REFUSALS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
 
 
 class _Watched:
@@ -29,16 +33,20 @@ class _Watched:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Any]:
+def replacing(path: Path, shared: bool = False) -> Iterator[Any]:
     """A binary file to write that takes the place of `path` only when it is whole and on the disk. No paper: ours.
 
-    It lies beside its target (a rename across file systems is not atomic) under one fixed name, so that what a kill
-    leaves behind is overwritten by the next save.
+    It lies beside its target, because a rename across file systems is not atomic.
+
+    Args:
+        path: the target; its folder is made where it is missing.
+        shared: whether several processes may write the target at once. If so each has a file of its own; otherwise it
+            has one fixed name, so that what a kill leaves behind is overwritten by the next save.
 
     Raises:
         StorageError: the disk refuses; `path` is as it was and nothing else is left.
     """
-    beside, watched = path.with_name(f".{path.name}.part"), None
+    beside, watched = path.with_name(f".{path.name}{f'.{os.getpid()}' if shared else ''}.part"), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
@@ -57,6 +65,16 @@ def replacing(path: Path) -> Iterator[Any]:
         raise
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Put `data` at `path` so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        StorageError: the disk refuses; `path` is as it was.
+    """
+    with replacing(path, shared=True) as file:
+        file.write(data)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add one line of text to a file, in one write.
 
@@ -66,7 +84,7 @@ def append_line(path: Path, line: str) -> None:
     try:
         with open(path, "ab", buffering=0) as file:
             if file.write((line + "\n").encode()) != len(line.encode()) + 1:
-                raise OSError("only a part of the line was written")
+                raise OSError(errno.ENOSPC, "only a part of the line was written")
     except OSError as error:
         raise refused(path, error) from error
 
@@ -74,7 +92,7 @@ def append_line(path: Path, line: str) -> None:
 def refused(path: Path, error: OSError) -> StorageError:
     """The message for a write that failed."""
     return StorageError(f"{path}: could not be written ({error.strerror or error}); what was there before is whole. "
-                        "Free some space, or mend what the disk says, then continue with `mmssl fit --resume RUN`")
+                        "Free some space, mend what the disk says, or choose another folder; then run it again")
 
 
 def _sync_folder(folder: Path) -> None:
