@@ -12,10 +12,21 @@ import torch
 from mmssl import build
 from mmssl.callbacks import read_checkpoint
 from mmssl.config import Recipe
-from mmssl.data import DataModule, collate_clips, decode_file, transform_clips
+from mmssl.data import DataModule, StreamLoader, collate_clips, decode_file, transform_clips
 from mmssl.data.demo import resolve_root
 from mmssl.errors import ConfigError, DataError
-from mmssl.eval import Features, ProbeTable, extract, join, probe_table, render
+from mmssl.eval import (
+    Features,
+    ProbeTable,
+    RetrievalResult,
+    extract,
+    frozen,
+    join,
+    on_device,
+    probe_table,
+    render,
+    retrieval_table,
+)
 from mmssl.methods import Method
 from mmssl.modalities import codecs_of
 from mmssl.registry import nearest
@@ -29,10 +40,12 @@ class ProbeReport:
 
     Args:
         tables: by label, then "trained" and "random weights".
+        retrieval: by "a_to_b", how well a finds its own b among all test samples.
         text: the same for a reader.
     """
 
     tables: dict[str, dict[str, ProbeTable]]
+    retrieval: dict[str, RetrievalResult]
     text: str
 
 
@@ -51,7 +64,8 @@ def load(run_dir: str | Path, checkpoint: str = "last") -> Method:
 
 
 def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | None = None) -> ProbeReport:
-    """Fit a linear classifier on frozen features of the training splits, test it on the test split.
+    """Fit a linear classifier on frozen features of the training splits, test it on the test split; and retrieve the
+    test samples of one modality from those of another, ties counted against the model.
 
     Beside it: chance, and the same classifier on the same encoders with random weights (drawn anew, seed + 1).
 
@@ -81,11 +95,42 @@ def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | 
     how = recipe.probe
     tables = {label: {heading: probe_table(train, test, label, how.features, how.fractions, how.seeds, recipe.seed)
                       for heading, (train, test) in found.items()} for label in how.labels}
-    report = ProbeReport(tables, "\n\n".join(render(t) for t in tables.values()))
-    write_json(run.root / "probe.json", {"checkpoint": checkpoint, "labels": {
-        label: {heading: table.as_dict() for heading, table in by.items()} for label, by in tables.items()}})
-    write_whole(run.root / "probe.txt", (report.text + "\n").encode())
-    return report
+    matches = retrieve(trained, data.loader(recipe.data.test))
+    text = "\n\n".join([*(render(t) for t in tables.values()), *([_retrieval_text(matches)] if matches else [])])
+    write_json(run.root / "probe.json", {
+        "checkpoint": checkpoint, "retrieval": {name: dataclasses.asdict(result) for name, result in matches.items()},
+        "labels": {label: {heading: t.as_dict() for heading, t in by.items()} for label, by in tables.items()}})
+    write_whole(run.root / "probe.txt", (text + "\n").encode())
+    return ProbeReport(tables, matches, text)
+
+
+def retrieve(model: Method, loader: StreamLoader) -> dict[str, RetrievalResult]:
+    """Retrieval in both directions of every pair of the method, over all samples that a loader gives.
+
+    Args:
+        model: trained; compared is what its `validation_step` projects.
+        loader: of a held-out split.
+
+    Returns:
+        by "a_to_b".
+    """
+    found: dict[str, list[tuple[torch.Tensor, ...]]] = {}
+    device = next(model.parameters()).device
+    with frozen(model):
+        for i, batch in enumerate(loader):
+            for name, row in model.validation_step(on_device(batch, device), i)["pairs"].items():
+                found.setdefault(name, []).append(row)
+    return retrieval_table({name: tuple(map(torch.cat, zip(*rows, strict=True))) for name, rows in found.items()})
+
+
+def _retrieval_text(matches: dict[str, RetrievalResult]) -> str:
+    rows = next(iter(matches.values())).rows
+    lines = [f"retrieval among the test samples; chance among {rows}: R@1 {1 / rows:.3f}, R@5 {min(1, 5 / rows):.3f}, "
+             f"R@10 {min(1, 10 / rows):.3f}, median rank {(rows + 1) / 2:g}"]
+    for name, result in matches.items():
+        shares = "  ".join(f"R@{k} {share:.3f}" for k, share in result.r_at.items())
+        lines.append(f"{name.replace('_to_', ' → '):<18} {shares}  median rank {result.median_rank:g}  of {result.rows}")
+    return "\n".join(lines)
 
 
 def embed(run_dir: str | Path, sources: list[str], out: str | Path, *, split: str = "test", checkpoint: str = "last") -> str:

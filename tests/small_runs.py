@@ -26,7 +26,7 @@ aggregator: mlp
 mask: {name: modality, keep_rate: 0.5, min_kept: 1}
 loss: vicreg
 optim: {name: adamw, lr: 1.0e-2, warmup: 3}
-trainer: {max_steps: 14, log_every: 4, val_every: 5, checkpoint_every: 1, accelerator: cpu, monitor: val/rank_acc}
+trainer: {max_steps: 18, log_every: 4, val_every: 5, checkpoint_every: 1, accelerator: cpu, monitor: val/rank_acc}
 """
 CLIPS = """\
 name: small_clips
@@ -43,7 +43,7 @@ encoders:
   text: small
 head: {name: common_space, fine: 16, coarse: 8}
 optim: {name: adamw, lr: 1.0e-2, warmup: 3}
-trainer: {max_steps: 11, log_every: 3, val_every: 4, checkpoint_every: 1, accelerator: cpu}
+trainer: {max_steps: 13, log_every: 3, val_every: 4, checkpoint_every: 1, accelerator: cpu}
 """
 
 

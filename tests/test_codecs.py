@@ -188,6 +188,13 @@ def test_a_video_that_lost_whole_frames_is_not_a_short_clip(monkeypatch):
         decode("mp4", encode_mp4(film(), 10))
 
 
+def test_sound_that_lost_whole_blocks_is_not_a_short_clip(monkeypatch):
+    real = codecs._packets
+    monkeypatch.setattr(codecs, "_packets", lambda c, s: (f for n, f in enumerate(real(c, s)) if n < 2))
+    with pytest.raises(DataError, match=r"samples can be decoded, the file promises 16001; it was cut off"):
+        decode("flac", encode_flac(sound(), 16000))
+
+
 def test_a_video_damaged_inside():
     data = bytearray(encode_mp4(film(), 10, crf=1))
     start = data.find(b"mdat") + 4000

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmssl.errors import ConfigError
-from mmssl.nn.dropout import check_rate, drop, drop_at, row_seeds, scramble
+from mmssl.nn.dropout import check_rate, drop, drop_at, row_seeds, scramble, split_words
 from mmssl.rng import Rng
 
 WORD = (1 << 64) - 1
@@ -39,6 +39,15 @@ def test_every_place_of_a_row_is_dropped_equally_often():
     assert (kept.float().mean(0) - 0.7).abs().max() < 5 * (0.21 / 20_000) ** 0.5
     pairs = torch.corrcoef(kept.float().T) - torch.eye(16)
     assert pairs.abs().max() < 5 / 20_000 ** 0.5
+
+
+def test_words_split_alike_when_compiled(monkeypatch):
+    words = scramble(torch.arange(12).view(2, 6))
+    eager = split_words(words)
+    expected = [(int(w) & WORD) >> (16 * lane) & 0xFFFF for w in words[1] for lane in range(4)]
+    assert [int(x) & 0xFFFF for x in eager[1]] == expected
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(split_words(words), eager.long())
 
 
 def agreement(a, b):

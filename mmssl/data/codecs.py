@@ -128,7 +128,6 @@ def _open(data: bytes) -> av.container.InputContainer:
 def _packets(container: av.container.InputContainer, stream: av.stream.Stream):
     """The frames of one stream in order. Raises DataError at a packet or frame that is damaged."""
     stream.codec_context.thread_count = 1  # parallel over records, not inside one
-    stream.codec_context.options = {"err_detect": "explode"}  # otherwise damage is painted over
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise DataError("the file is cut off or damaged inside")

@@ -72,6 +72,15 @@ def check_rate(dropout: float) -> None:
         raise ConfigError(f"dropout: {dropout} is not a rate; choose one in [0, 1)")
 
 
+def split_words(words: Int[Tensor, "rows n"]) -> Int[Tensor, "rows m"]:
+    """The four 16-bit pieces of each 64-bit word, lowest first, uniform over [-32768, 32767]; (rows, 4 n)."""
+    if not torch.compiler.is_compiling():
+        return words.view(torch.int16)  # costs nothing, on the little-endian machines that torch runs on
+    # Inductor (torch 2.11) writes past the end of a buffer seen as narrower integers; these steps it fuses away.
+    pieces = (words[..., None] >> (16 * torch.arange(LANES, device=words.device))) & 0xFFFF
+    return ((pieces ^ 0x8000) - 0x8000).flatten(1)
+
+
 def drop(x: Float[Tensor, "rows ..."], rate: float, seeds: Int[Tensor, "rows"] | None) -> Float[Tensor, "rows ..."]:
     """Zero a share `rate` of the elements, and scale the rest so that the expectation stays.
 
@@ -86,10 +95,11 @@ def drop(x: Float[Tensor, "rows ..."], rate: float, seeds: Int[Tensor, "rows"] |
         return x
     size = math.prod(x.shape[1:])
     words = -(-size // LANES)
-    counter = torch.arange(1, words + 1, device=x.device) * GOLDEN
-    bits = scramble(seeds[:, None] + counter).view(torch.int16)[:, :size].view(x.shape)
+    # Multiplied after the sum: Inductor works multiples of a counter alone out ahead, and overflows.
+    state = (seeds[:, None] + torch.arange(words, device=x.device)) * GOLDEN
+    bits = split_words(scramble(state))[:, :size].view(x.shape)
     dropped = round(rate * 65536)
-    keep = bits >= dropped - 32768  # int16 is uniform over [-32768, 32767]
+    keep = bits >= dropped - 32768
     return x * (keep.to(x.dtype) * (65536 / (65536 - dropped)))
 
 
