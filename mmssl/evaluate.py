@@ -63,6 +63,24 @@ def load(run_dir: str | Path, checkpoint: str = "last") -> Method:
     return _model(run, run.load_recipe(), checkpoint)[0].eval()
 
 
+def load_weights(model: Method, path: Path) -> dict[str, Any]:
+    """Put the weights of a checkpoint into a model, all of them.
+
+    Returns:
+        all that the checkpoint holds.
+
+    Raises:
+        DataError: it cannot be read, or is of another model.
+    """
+    content = read_checkpoint(path)
+    try:
+        model.load_state_dict(content["state_dict"])
+    except (KeyError, RuntimeError) as error:
+        first = str(error).splitlines()[-1].strip()[:160]
+        raise DataError(f"{path}: does not fit the run's recipe ({first} …); give a checkpoint of this run") from None
+    return content
+
+
 def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | None = None) -> ProbeReport:
     """Fit a linear classifier on frozen features of the training splits, test it on the test split; and retrieve the
     test samples of one modality from those of another, ties counted against the model.
@@ -88,7 +106,7 @@ def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | 
                           "(`mmssl data inspect` lists them)")
     trained, parts = _model(run, recipe, checkpoint)
     untrained = build.method(dataclasses.replace(recipe, seed=recipe.seed + 1), parts)
-    data = build.datamodule(recipe, parts)
+    data = build.datamodule(recipe, parts, run)
     device = _device(recipe)
     found = {heading: _features(model.to(device), recipe, data)
              for heading, model in (("trained", trained), ("random weights", untrained))}
@@ -145,7 +163,7 @@ def embed(run_dir: str | Path, sources: list[str], out: str | Path, *, split: st
         checkpoint: "last", "best", or a file.
 
     Returns:
-        one line that says what was written.
+        one line that says what was written, then one for each bad sample of the data set.
     """
     if Path(out).suffix != ".npz":
         raise ConfigError(f"--out {out}: expected a name that ends in .npz")
@@ -154,12 +172,14 @@ def embed(run_dir: str | Path, sources: list[str], out: str | Path, *, split: st
         recipe = run.load_recipe()
         model, parts = _model(run, recipe, checkpoint)
         moved = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=str(resolve_root(sources[0]))))
-        features = extract(model.to(_device(recipe)), build.datamodule(moved, parts).loader(split))
+        loader = build.datamodule(moved, parts).loader(split)
+        features = extract(model.to(_device(recipe)), loader)
+        left_out = "".join(f"\nleft out: {shard} '{key}': {why}" for (shard, key), why in loader.quarantine.bad.items())
     else:
-        features = embed_files(run_dir, sources, checkpoint=checkpoint)
+        features, left_out = embed_files(run_dir, sources, checkpoint=checkpoint), ""
     _write_npz(Path(out), features)
     shapes = ", ".join(f"{name} {x.shape}" for name, x in features.x.items())
-    return f"{out}: {len(features)} samples: {shapes}"
+    return f"{out}: {len(features)} samples: {shapes}{left_out}"
 
 
 def embed_files(run_dir: str | Path, files: list[str | Path], *, checkpoint: str = "last") -> Features:
@@ -180,7 +200,11 @@ def embed_files(run_dir: str | Path, files: list[str | Path], *, checkpoint: str
     for file in files:
         name, path = _named(str(file), parts)
         clips = {m: c for m, c in decode_file(path, parts, name).items() if c is not None}
-        batch = collate_clips([transform_clips(clips, parts)], parts, keys=[str(path)])
+        try:
+            tensors = transform_clips(clips, parts)
+        except (DataError, ValueError) as error:
+            raise DataError(f"{path}: {error}") from None
+        batch = collate_clips([tensors], parts, keys=[str(path)])
         lots.append(extract(model.to(device), [batch]))
     return join(lots)
 
@@ -192,6 +216,8 @@ def _named(file: str, parts: dict[str, Any]) -> tuple[str | None, Path]:
         if name not in parts:
             raise ConfigError(f"--data {file}: no modality is called '{name}'{nearest(name, parts)}")
         return name, Path(path)
+    if not Path(file).is_file():
+        raise DataError(f"--data {file}: no such file; give media files, `modality=file`, or a folder of shards")
     extension = Path(file).suffix.lstrip(".").lower()
     readers = [m for m, part in parts.items() if extension in codecs_of(part)]
     if len(readers) > 1:
@@ -203,12 +229,7 @@ def _model(run: RunDir, recipe: Recipe, checkpoint: str) -> tuple[Method, dict[s
     path = run.checkpoint(checkpoint)
     parts = build.modalities(recipe)
     model = build.method(recipe, parts)
-    content = read_checkpoint(path)
-    try:
-        model.load_state_dict(content["state_dict"])
-    except (KeyError, RuntimeError) as error:
-        first = str(error).splitlines()[-1].strip()[:160]
-        raise DataError(f"{path}: does not fit the run's recipe ({first} …); give a checkpoint of this run") from None
+    load_weights(model, path)
     return model.eval(), parts
 
 

@@ -18,7 +18,7 @@ from mmssl import build
 from mmssl.callbacks import read_checkpoint
 from mmssl.config import Recipe
 from mmssl.errors import ConfigError, DataError, MmsslError, StorageError
-from mmssl.evaluate import probe
+from mmssl.evaluate import load_weights, probe
 from mmssl.methods import Method
 from mmssl.rundir import RunDir, check_free, create, default_root
 from mmssl.storage import REFUSALS, refused
@@ -112,7 +112,7 @@ def init_weights(model: Method, path: str | Path) -> str:
         DataError: the file is no checkpoint.
     """
     content = read_checkpoint(path, foreign=True)
-    stored = content.get("state_dict", content) if isinstance(content, dict) else None
+    stored = content.get("state_dict", content)
     if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
         raise DataError(f"{path}: holds no weights by name; expected a checkpoint of a run, or a state_dict() that "
                         "torch.save wrote")
@@ -141,7 +141,9 @@ def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str
         for name, modality in parts.items():
             if hasattr(modality, "describe"):
                 log.info("%s: %s", name, modality.describe())
-        if checkpoint is None and run.initial.is_file():
+        if checkpoint is not None:
+            _check_resumable(model, checkpoint)
+        elif run.initial.is_file():
             init_weights(model, run.initial)
         if recipe.trainer.compile:
             build.compile_blocks(model)
@@ -152,6 +154,15 @@ def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str
         if first:
             _tell_bad_samples(run)
             _probe(run, recipe)
+
+
+def _check_resumable(model: Method, path: Path) -> None:
+    """See that a checkpoint is one of this run before a Trainer takes it apart. Raises DataError."""
+    lacking = {"state_dict", "optimizer_states", "loops", "callbacks", "pytorch-lightning_version"} - load_weights(
+        model, path).keys()
+    if lacking:
+        raise DataError(f"{path}: holds weights, but not where a run stood (no {', '.join(sorted(lacking))}); start a "
+                        f"new run from it: mmssl fit --recipe … --init-from {path}")
 
 
 def _run_trainer(trainer: Any, model: Method, data: Any, checkpoint: Path | None, hint: str) -> None:

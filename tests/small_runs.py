@@ -1,14 +1,17 @@
 """Small data sets of real files, small recipes over them, and what tests of whole runs ask of a run directory."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from mmssl.cli import main
 from mmssl.data import ModalityInfo, ShardWriter, encode_flac, encode_json, encode_mp4, encode_npy, finish
 
+SIZES = {"train": 44, "val": 8, "test": 8}
 TIMES = ("samples_per_s", "data_wait")
 WORDS = ("<pad>", "<bos>", "<eos>", "<unk>", "a", "light", "moves", "left", "right", "quickly", "slowly")
 
@@ -140,3 +143,30 @@ def mmssl(capsys, *words: str) -> tuple[int, str, str]:
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
     return code, out, err
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A data set, a recipe over it, and a short run of it."""
+    folder = tmp_path_factory.mktemp("good")
+    recipe = write_recipe(folder, SIGNALS.replace("max_steps: 18", "max_steps: 6"), make_signals(folder / "set", SIZES))
+    assert main(["fit", "--recipe", str(recipe), "--run-dir", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.fixture
+def run_copy(good, tmp_path):
+    shutil.copytree(good / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def fit(capsys, folder, recipe, *words):
+    return mmssl(capsys, "fit", "--recipe", recipe, "--run-dir", folder / "run", *words)
+
+
+def one_message(err: str, *said: str) -> None:
+    """What went wrong is told on lines of its own that hold all of `said`."""
+    lines = [line for line in err.splitlines() if line.startswith("mmssl: ")]
+    assert lines, err
+    for text in said:
+        assert any(text in line for line in lines), (text, lines)

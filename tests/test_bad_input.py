@@ -2,50 +2,34 @@
 
 import json
 import os
-import resource
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from small_runs import CLIPS, SIGNALS, checkpoint, make_clips, make_signals, metrics, mmssl, same_run, write_recipe
+from small_runs import (
+    CLIPS,
+    SIGNALS,
+    SIZES,
+    checkpoint,
+    fit,
+    good,
+    make_clips,
+    make_signals,
+    metrics,
+    mmssl,
+    one_message,
+    run_copy,
+    same_run,
+    write_recipe,
+)
 
 from mmssl.data import Order, encode_npy
 from mmssl.rundir import RunDir
 
+__all__ = ["good", "run_copy"]
 pytestmark = pytest.mark.filterwarnings("ignore")
-SIZES = {"train": 44, "val": 8, "test": 8}
 BAD_AT = 25  # a position of the first epoch, in the fourth batch
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    """A data set, a recipe over it, and a short run of it."""
-    folder = tmp_path_factory.mktemp("good")
-    recipe = write_recipe(folder, SIGNALS.replace("max_steps: 18", "max_steps: 6"), make_signals(folder / "set", SIZES))
-    from mmssl.cli import main
-    assert main(["fit", "--recipe", str(recipe), "--run-dir", str(folder / "run")]) == 0
-    return folder
-
-
-@pytest.fixture
-def run_copy(good, tmp_path):
-    shutil.copytree(good / "run", tmp_path / "run")
-    return tmp_path / "run"
-
-
-def fit(capsys, folder, recipe, *words):
-    return mmssl(capsys, "fit", "--recipe", recipe, "--run-dir", folder / "run", *words)
-
-
-def one_message(err: str, *said: str) -> None:
-    """What went wrong is told on lines of its own that hold all of `said`."""
-    lines = [line for line in err.splitlines() if line.startswith("mmssl: ")]
-    assert lines, err
-    for text in said:
-        assert any(text in line for line in lines), (text, lines)
 
 
 def bad_rows(run: Path) -> list[dict]:
@@ -75,9 +59,11 @@ def test_an_unknown_recipe_or_setting_is_named_with_the_nearest(capsys, tmp_path
     code, _, err = mmssl(capsys, "fit", "--recipe", tmp_path / "none.yaml")
     assert code == 2
     one_message(err, f"no file '{tmp_path / 'none.yaml'}'; expected a YAML file")
-    code, _, err = fit(capsys, tmp_path, good / "recipe.yaml", "optim.lrr=1", "trainer.max_steps=many", "optim.lr=fast")
+    wrong = ("optim.lrr=1", "trainer.max_steps=many", "optim.lr=fast")
+    code, _, err = fit(capsys, tmp_path, good / "recipe.yaml", *wrong)
     assert code == 2 and not (tmp_path / "run").exists()
-    one_message(err, "optim.lrr: no such setting; did you mean 'lr'", "trainer.max_steps: expected", "optim.lr: expected")
+    one_message(err, "optim.lrr: no such setting; did you mean 'lr'", "trainer.max_steps: expected",
+                "optim.lr: expected")
 
 
 @pytest.mark.parametrize("override, code, said", [
@@ -146,13 +132,13 @@ def two_channels(files):
     return {**files, "acc.npy": encode_npy(torch.randn(2, 60).numpy())}
 
 
-@pytest.mark.parametrize("how, reason", [(cut_off("acc.npy"), "needs 720 bytes, the file holds"),
-                                         (two_channels, "array of shape (2, 60), expected 3 channels (x, y, z)")])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_bad_samples_stop_with_a_checkpoint_and_go_on_when_more_are_allowed(capsys, tmp_path, workers, how, reason):
-    """A share of 1/44 is more than 1 %; the run that goes on is the one that had allowed it from the start."""
+@pytest.mark.parametrize("workers, how, reason", [
+    (0, cut_off("acc.npy"), "needs 720 bytes, the file holds"),
+    (2, two_channels, "array of shape (2, 60), expected 3 channels (x, y, z)")])
+def test_too_many_bad_samples_stop_and_go_on_when_more_are_allowed(capsys, tmp_path, workers, how, reason):
+    """With a checkpoint. A share of 1/44 is more than 1 %; the run that goes on is the one that had allowed it from the start."""
     root, key = with_bad(tmp_path / "set", how)
-    recipe = write_recipe(tmp_path, SIGNALS, root)
+    recipe = write_recipe(tmp_path, SIGNALS.replace("max_steps: 18", "max_steps: 8"), root)
     same = ("trainer.checkpoint_every=100", f"data.workers={workers}")
     code, _, err = fit(capsys, tmp_path, recipe, *same)
     run = tmp_path / "run"
@@ -179,21 +165,19 @@ def test_a_few_bad_samples_are_left_out_counted_and_listed(capsys, tmp_path):
 
 
 def test_a_truncated_film_is_named(capsys, tmp_path):
-    make_clips(tmp_path / "whole")
-    root = tmp_path / "set"
-    shutil.copytree(tmp_path / "whole", root)
-    shard, names = root / "train-000000.tar", []
+    root = make_clips(tmp_path / "set")
+    shard = root / "train-000000.tar"
     data = bytearray(shard.read_bytes())
     place = data.index(b"train003.video.mp4")
     size = int(data[place + 124:place + 135], 8)
     data[place + 512 + size // 2:place + 512 + size] = bytes(size - size // 2)  # as a broken download leaves it
     shard.write_bytes(data)
-    recipe = write_recipe(tmp_path, CLIPS, root)
+    recipe = write_recipe(tmp_path, CLIPS.replace("max_steps: 13", "max_steps: 6"), root)
     code, _, err = fit(capsys, tmp_path, recipe, "data.workers=0")
     assert code == 3
     one_message(err, f"{root}: 1 of 36 samples of split 'train' are bad", "train-000000.tar 'train003': video: ")
     names = [row["key"] for row in bad_rows(tmp_path / "run")]
-    code, _, _ = mmssl(capsys, "fit", "--resume", tmp_path / "run", "data.bad_samples=0.05", "trainer.max_steps=6")
+    code, _, _ = mmssl(capsys, "fit", "--resume", tmp_path / "run", "data.bad_samples=0.05")
     assert code == 0 and names == ["train003"] and metrics(tmp_path / "run")[-1]["step"] == 6
 
 
@@ -214,8 +198,9 @@ def test_a_corrupt_tar_costs_what_is_broken(capsys, tmp_path, good, place, bad):
     assert code == 3
     one_message(err, "train-000001.tar", f"mmssl data verify {root}", "data.bad_samples")
     assert all(row["shard"] == "train-000001.tar" for row in bad_rows(tmp_path / "run"))
-    code, out, err = mmssl(capsys, "fit", "--resume", tmp_path / "run", "data.bad_samples=0.5")
-    assert code == 0 and f"{len(bad_rows(tmp_path / 'run'))} bad sample" in out and len(bad_rows(tmp_path / "run")) >= bad
+    code, out, err = mmssl(capsys, "fit", "--resume", tmp_path / "run", "data.bad_samples=0.5", "trainer.max_steps=3")
+    count = len(bad_rows(tmp_path / "run"))
+    assert code == 0 and f"{count} bad sample" in out and count >= bad
     code, out, _ = mmssl(capsys, "data", "verify", root)
     assert code == 4 and "train-000001.tar" in out
 
@@ -226,119 +211,12 @@ def test_a_recipe_that_fits_no_sample_is_told_after_the_first_ones(capsys, tmp_p
     one_message(err, "the first 16 samples of split 'train' are all bad", "20", "the recipe expects 25 Hz. Set `rate`")
 
 
-# the disk
-
-def test_a_full_disk_stops_with_its_name_and_the_run_goes_on(capsys, tmp_path, good):
-    size = (good / "run" / "checkpoints" / "last.ckpt").stat().st_size
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1000, limits[1]))
-    try:
-        code, _, err = fit(capsys, tmp_path, good / "recipe.yaml")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert code == 5
-    one_message(err, "last.ckpt: could not be written (File too large)", "Free some space",
-                f"continue with: mmssl fit --resume {tmp_path / 'run'}")
-    assert mmssl(capsys, "fit", "--resume", tmp_path / "run")[0] == 0
-    assert not same_run(good / "run", tmp_path / "run")
-
-
-@pytest.fixture
-def tiny_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "none", disk],
-                                      capture_output=True).returncode:
-        pytest.skip("no disk can be mounted here")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
-@pytest.mark.parametrize("kib", [8, 24, 60, 130, 260, 520])
-def test_a_disk_that_is_full_at_any_point(capsys, tiny_disk, good, kib):
-    """Real file system, full while the folder is made, while metrics, TensorBoard's events or a checkpoint is written."""
-    subprocess.run(["mount", "-o", f"remount,size={kib}k", tiny_disk], check=True)
-    code, _, err = mmssl(capsys, "fit", "--recipe", good / "recipe.yaml", "--run-dir", tiny_disk / "run")
-    assert code == 5 and "Logging error" not in err
-    one_message(err, str(tiny_disk / "run"), "No space left on device")
-    if (tiny_disk / "run" / "checkpoints" / "last.ckpt").exists():
-        assert 0 < checkpoint(tiny_disk / "run")["global_step"] <= 6
-    subprocess.run(["mount", "-o", "remount,size=8m", tiny_disk], check=True)
-    if (tiny_disk / "run" / "recipe.yaml").exists():
-        assert mmssl(capsys, "fit", "--resume", tiny_disk / "run")[0] == 0
-        assert not same_run(good / "run", tiny_disk / "run")
-
-
-def test_output_that_nobody_can_take(good):
-    command = [sys.executable, "-m", "mmssl", "recipes", "list"]
-    here = Path(__file__).parents[1]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, cwd=here, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 5 and done.stderr.startswith("mmssl: the output: No space left on device; free some")
-    assert done.stderr.count("\n") == 1
-
-
-# checkpoints
-
-class Bomb:
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.target),)
-
-
-def bad_checkpoints(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
-    data = good.read_bytes()
-    found = {name: folder / f"{name}.ckpt" for name in ("truncated", "pickled", "none", "list", "other")}
-    found["truncated"].write_bytes(data[:len(data) // 2])
-    torch.save({"state_dict": Bomb(folder / "ran")}, found["pickled"])
-    torch.save([1, 2], found["list"])
-    torch.save({"format_version": 1, "state_dict": {"w": torch.zeros(2)}}, found["other"])
-    said = {"truncated": "cut short", "pickled": "holds objects that only code could restore", "none": "no such checkpoint",
-            "list": "checkpoint", "other": "fit"}
-    return {name: (path, said[name]) for name, path in found.items()}
-
-
-@pytest.mark.parametrize("name", ["truncated", "pickled", "none", "list", "other"])
-def test_a_checkpoint_that_is_none_is_refused_and_runs_nothing(capsys, tmp_path, good, run_copy, name):
-    path, said = bad_checkpoints(tmp_path, good / "run" / "checkpoints" / "last.ckpt")[name]
-    code, _, err = mmssl(capsys, "fit", "--recipe", good / "recipe.yaml", "--run-dir", tmp_path / "new", "--init-from", path)
-    assert code == (2 if name == "other" else 4) and not (tmp_path / "new").exists()
-    one_message(err, f"{path}: ", said if name != "list" else "holds no weights by name")
-    out = tmp_path / "f.npz"
-    code, _, err = mmssl(capsys, "embed", "--run", run_copy, "--data", good / "set", "--checkpoint", path, "--out", out)
-    assert code == 4 and not out.exists()
-    one_message(err, f"{path}: ", said)
-    if name != "none":
-        last = run_copy / "checkpoints" / "last.ckpt"
-        shutil.copy(path, last)
-        code, _, err = mmssl(capsys, "fit", "--resume", run_copy)
-        assert code == 4 and last.read_bytes() == path.read_bytes()
-        one_message(err, f"{last}: ")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_init_from_says_what_matched(capsys, tmp_path, good):
-    last = good / "run" / "checkpoints" / "last.ckpt"
-    code, out, _ = fit(capsys, tmp_path, good / "recipe.yaml", "--init-from", last, "trainer.max_steps=1",
-                       "modalities.gyro.channels=2", "data.bad_samples=1.0", "modalities.gyro.seconds=1.0")
-    total = len(checkpoint(good / "run")["state_dict"])
-    assert code == 3 or code == 0
-    assert f"weights from {last}: {total - 1} of {total} tensors matched" in out
-    assert "1 of another shape, kept as drawn: encoders.gyro." in out
-    torch.save({"something": torch.zeros(3)}, tmp_path / "x.pt")
-    code, _, err = mmssl(capsys, "fit", "--recipe", good / "recipe.yaml", "--run-dir", tmp_path / "no",
-                         "--init-from", tmp_path / "x.pt")
-    assert code == 2 and not (tmp_path / "no").exists()
-    one_message(err, f"{tmp_path / 'x.pt'}: none of its 1 tensors fits this model ({total} tensors)")
-
-
 # what is embedded
 
 @pytest.mark.parametrize("data, code, said", [
     ("gone.npy", 4, ("gone.npy",)), ("notes.xyz", 4, ("notes.xyz: no modality finds anything", "acc reads npy")),
-    ("acc=broken.npy", 4, ("broken.npy: not a NumPy array file",)), ("acc=two.npy", 4, ("two.npy", "expected (3, T), got (2, 60)")),
+    ("acc=broken.npy", 4, ("broken.npy: npy: not a NumPy array file",)),
+    ("acc=two.npy", 4, ("two.npy: series: expected (3, T), got (2, 60)",)),
     ("acce=two.npy", 2, ("no modality is called 'acce'; did you mean 'acc'",)),
     ("two.npy", 2, ("acc and gyro read .npy; write e.g. acc=",))])
 def test_a_file_that_cannot_be_embedded(capsys, tmp_path, good, monkeypatch, data, code, said):

@@ -1,5 +1,10 @@
 """Dropout by counter: the right share, no pattern, the same whoever holds the row."""
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -48,6 +53,29 @@ def test_words_split_alike_when_compiled(monkeypatch):
     assert [int(x) & 0xFFFF for x in eager[1]] == expected
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert torch.equal(split_words(words), eager.long())
+
+
+COMPILED = """
+import torch
+from mmssl.nn.dropout import drop, row_seeds
+from mmssl.rng import Rng
+x = torch.ones(3, 5, 33, requires_grad=True)
+for step in range(2):
+    seeds = row_seeds(Rng((step,)), 3, 1, x.device)[0]
+    y = torch.compile(drop, dynamic=False)(x, 0.2, seeds)
+    assert torch.equal(y, drop(x, 0.2, seeds))
+y.sum().backward()
+assert torch.equal(x.grad != 0, y != 0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_dropout_drops_the_same_and_ends_well():
+    # a process of its own, so that a heap it spoils shows in its exit code
+    here = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, cwd=here)
+    assert done.returncode == 0, done.stderr
 
 
 def agreement(a, b):

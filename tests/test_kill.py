@@ -56,7 +56,7 @@ def die_in_a_save(place, number):
 
 @pytest.fixture(scope="module")
 def start():
-    """Starts lives from a server that has imported everything, so that one costs no imports; they are real processes."""
+    """Starts lives, real processes, from a server that has imported everything, so that none costs imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mmssl.run", "mmssl.cli", "tensorboard", "small_runs"])
     lives = []
@@ -127,9 +127,9 @@ def kill_after(one, run, saves, delay):
 
 
 @pytest.mark.parametrize("name, workers, seed, saves", [
-    ("signals", 0, 1, ("write", "replace")), ("signals", 2, 2, ("fsync", "write")), ("clips", 2, 3, ("replace", "write")),
-    ("clips", 0, 4, ("write", "fsync"))])
-def test_killed_again_and_again_it_ends_as_if_it_had_been_left_alone(tmp_path, start, whole, name, workers, seed, saves):
+    ("signals", 0, 1, ("write", "replace")), ("signals", 2, 2, ("fsync", "write")),
+    ("clips", 2, 3, ("replace", "write")), ("clips", 0, 4, ("write", "fsync"))])
+def test_killed_again_and_again_it_ends_as_if_left_alone(tmp_path, start, whole, name, workers, seed, saves):
     """Before the run is set up, in the first save and in a later one, and three times wherever it happens to be."""
     recipe, reference = whole(name)
     run, log, rng, killed = tmp_path / "run", tmp_path / "log", random.Random(seed), 0
@@ -168,7 +168,8 @@ def test_the_command_itself_killed_and_resumed(tmp_path, whole):
                                stdout=log, stderr=log)
         kill_after(one, run, 3, 0.01)
         assert one.wait() == -signal.SIGKILL
-        last = subprocess.run([*command, "--resume", run], cwd=here, env=environment, stdout=log, stderr=log, timeout=120)
+        last = subprocess.run([*command, "--resume", run], cwd=here, env=environment, stdout=log, stderr=log,
+                              timeout=120)
     assert last.returncode == 0, (tmp_path / "log").read_text()
     assert not same_run(reference, run)
 

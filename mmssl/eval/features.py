@@ -55,7 +55,8 @@ def extract(method: Any, loader: Iterable[Batch], device: torch.device | str | N
             limit: int | None = None) -> Features:
     """Features of every sample a loader gives, in its order. No paper: ours.
 
-    Asks the method for `embed(batch)` alone, and for `global_embedding(batch)` where it has that. Of K items per sample
+    Asks the method for `embed(batch)` alone, and where it has one for `aggregate(latents, present)`, which spares it a
+    second pass, or `global_embedding(batch)`. Of K items per sample
     (captions) the feature is the mean of those present. Rows that only fill up a batch are left out.
 
     Args:
@@ -113,7 +114,9 @@ def _features(method: Any, batch: Batch) -> Features:
     anything = torch.stack(list(there.values())).any(dim=0)
     if len(x) > 1:
         x["all"], there["all"] = torch.cat(list(x.values()), dim=1), anything
-    if callable(getattr(method, "global_embedding", None)):
+    if callable(getattr(method, "aggregate", None)):
+        x["global"], there["global"] = pool_items(method.aggregate(latents, present), anything)
+    elif callable(getattr(method, "global_embedding", None)):
         x["global"], there["global"] = pool_items(method.global_embedding(batch), anything)
     keep, size = batch.valid.cpu().numpy(), len(batch)
     return Features(x={m: z.cpu().numpy()[keep] for m, z in x.items()},

@@ -266,7 +266,7 @@ def _fit(x: np.ndarray, y: np.ndarray, test: np.ndarray, penalties: tuple[float,
         x, test = x @ basis.T, test @ basis.T
     model, results = LogisticRegression(max_iter=1000, tol=1e-4, warm_start=True), []
     # One BLAS thread: these matrices are small, and threads that wait for each other cost up to 30 times the work.
-    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
+    with warnings.catch_warnings(), np.errstate(divide="ignore"), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         for penalty in penalties:
             model.set_params(C=penalty).fit(x, y)

@@ -1,0 +1,5 @@
+"""The type checker that tests run the package under: beartype, with an int where a float is asked for, as PEP 484 says."""
+
+from beartype import BeartypeConf, beartype
+
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
