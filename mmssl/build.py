@@ -167,8 +167,14 @@ def datamodule(recipe: Recipe, parts: dict[str, Any], run: RunDir | None = None)
                       quarantine_file=run.bad_samples_file if run else None)
 
 
-def trainer(recipe: Recipe, run: RunDir) -> lightning.Trainer:
-    """Lightning's Trainer with the run's callbacks, logger and atomic checkpoints."""
+def trainer(recipe: Recipe, run: RunDir, step: int = 0) -> lightning.Trainer:
+    """Lightning's Trainer with the run's callbacks, logger and atomic checkpoints.
+
+    Args:
+        recipe: complete.
+        run: where all of it is written.
+        step: optimiser steps done; TensorBoard hides what an earlier life of the run drew of later ones.
+    """
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
@@ -184,7 +190,8 @@ def trainer(recipe: Recipe, run: RunDir) -> lightning.Trainer:
         strategy="ddp" if world(recipe) > 1 else "auto", precision=how.precision,
         val_check_interval=how.val_every * accumulate, check_val_every_n_epoch=None, num_sanity_val_steps=0,
         accumulate_grad_batches=accumulate, gradient_clip_val=recipe.optim.clip, use_distributed_sampler=False,
-        logger=TensorBoardLogger(run.root, name="tensorboard", version=""), callbacks=callbacks,
+        logger=TensorBoardLogger(run.root, name="tensorboard", version="", purge_step=step + bool(step), flush_secs=5),
+        callbacks=callbacks,
         plugins=[AtomicIO()], enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=run.root)
 

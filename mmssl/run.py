@@ -141,8 +141,9 @@ def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str
         for name, modality in parts.items():
             if hasattr(modality, "describe"):
                 log.info("%s: %s", name, modality.describe())
+        step = 0
         if checkpoint is not None:
-            _check_resumable(model, checkpoint)
+            step = _check_resumable(model, checkpoint)
         elif run.initial.is_file():
             init_weights(model, run.initial)
         if recipe.trainer.compile:
@@ -150,19 +151,20 @@ def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str
         log.info("run directory: %s%s", run.root, f"\n{notes}" if notes else "")
         data = build.datamodule(recipe, parts, run)
         hint = f"continue with: {shlex.join(['mmssl', 'fit', '--resume', str(run.root), *overrides])}"
-        _run_trainer(build.trainer(recipe, run), model, data, checkpoint, hint)
+        _run_trainer(build.trainer(recipe, run, step), model, data, checkpoint, hint)
         if first:
             _tell_bad_samples(run)
             _probe(run, recipe)
 
 
-def _check_resumable(model: Method, path: Path) -> None:
-    """See that a checkpoint is one of this run before a Trainer takes it apart. Raises DataError."""
-    lacking = {"state_dict", "optimizer_states", "loops", "callbacks", "pytorch-lightning_version"} - load_weights(
-        model, path).keys()
+def _check_resumable(model: Method, path: Path) -> int:
+    """See that a checkpoint is one of this run before a Trainer takes it apart; its step. Raises DataError."""
+    content = load_weights(model, path)
+    lacking = {"global_step", "optimizer_states", "loops", "callbacks", "pytorch-lightning_version"} - content.keys()
     if lacking:
         raise DataError(f"{path}: holds weights, but not where a run stood (no {', '.join(sorted(lacking))}); start a "
                         f"new run from it: mmssl fit --recipe … --init-from {path}")
+    return int(content["global_step"])
 
 
 def _run_trainer(trainer: Any, model: Method, data: Any, checkpoint: Path | None, hint: str) -> None:

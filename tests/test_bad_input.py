@@ -136,7 +136,7 @@ def two_channels(files):
     (0, cut_off("acc.npy"), "needs 720 bytes, the file holds"),
     (2, two_channels, "array of shape (2, 60), expected 3 channels (x, y, z)")])
 def test_too_many_bad_samples_stop_and_go_on_when_more_are_allowed(capsys, tmp_path, workers, how, reason):
-    """With a checkpoint. A share of 1/44 is more than 1 %; the run that goes on is the one that had allowed it from the start."""
+    """With a checkpoint; 1 of 44 is more than 1 %. What goes on is the run that had allowed it from the start."""
     root, key = with_bad(tmp_path / "set", how)
     recipe = write_recipe(tmp_path, SIGNALS.replace("max_steps: 18", "max_steps: 8"), root)
     same = ("trainer.checkpoint_every=100", f"data.workers={workers}")

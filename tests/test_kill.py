@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from small_runs import CLIPS, SIGNALS, checkpoint, make_clips, make_signals, metrics, same_run, write_recipe
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 SETS = {"signals": (SIGNALS, make_signals), "clips": (CLIPS, make_clips)}
@@ -24,8 +26,6 @@ def live(words, log, dies_in=None):
     `dies_in` is ("write" | "fsync" | "replace", n): in the middle of the n-th checkpoint's bytes, or before they are
     safe, or before they take the old one's place.
     """
-    import torch
-
     from mmssl.cli import main
     torch.set_num_threads(1)
     with open(log, "a") as out:
@@ -39,7 +39,6 @@ def live(words, log, dies_in=None):
 
 
 def die_in_a_save(place, number):
-    import torch
     saves, save = [], torch.save
 
     def counted(tree, file):
@@ -155,6 +154,8 @@ def test_killed_again_and_again_it_ends_as_if_left_alone(tmp_path, start, whole,
     assert not same_run(reference, run)
     rows = [(row["step"], "split" in row) for row in metrics(run)]
     assert rows == sorted(set(rows)) and rows[-1][0] == checkpoint(run)["global_step"]
+    drawn = [e.step for e in EventAccumulator(str(run / "tensorboard")).Reload().Scalars("train/loss")]
+    assert drawn == sorted(set(drawn)) and set(drawn) <= {step for step, held_out in rows if not held_out}
     assert checkpoint(run)["epoch"] >= 2 and not list((run / "checkpoints").glob(".*"))
 
 
@@ -196,6 +197,9 @@ def test_weights_it_started_from_are_not_lost_with_a_kill_before_the_first_check
     other = tmp_path / "other.ckpt"
     shutil.copy(reference / "checkpoints" / "last.ckpt", other)
     words = ("fit", "--recipe", recipe, "--init-from", other, "seed=5", "trainer.max_steps=3")
+    end(start(tmp_path / "log", *words, "--run-dir", tmp_path / "one", "trainer.max_steps=1"), tmp_path)
+    given, first = (checkpoint(run)["state_dict"] for run in (reference, tmp_path / "one"))  # its learning rate is 0
+    assert all(torch.equal(given[k], first[k]) for k in given if k.endswith(("weight", "bias")))
     end(start(tmp_path / "log", *words, "--run-dir", tmp_path / "whole"), tmp_path)
     one = start(tmp_path / "log", *words, "--run-dir", tmp_path / "cut", dies_in=("write", 1))
     end(one, tmp_path, -signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any
@@ -70,7 +71,7 @@ class Progress(Callback):
             if last or time.perf_counter() - self._drawn >= self.refresh:
                 self._draw(pl_module)
         elif last or self._step % self.every == 0:
-            print(f"step {self._step}/{self._total or '?'}  {self._facts(pl_module)}", file=self.stream, flush=True)
+            self._say(f"step {self._step}/{self._total or '?'}  {self._facts(pl_module)}")
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Lightning's hook: say so on the bar."""
@@ -90,7 +91,7 @@ class Progress(Callback):
             if self._bar is not None:
                 self._bar.write(line, file=self.stream)
             else:
-                print(line, file=self.stream, flush=True)
+                self._say(line)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Lightning's hook: the bar stays as it is."""
@@ -99,6 +100,10 @@ class Progress(Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Lightning's hook: leave the terminal clean for the message."""
         self._close()
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # nobody reads any more, or a full disk: no reason to stop a run
+            print(line, file=self.stream, flush=True)
 
     def _draw(self, pl_module: Any) -> None:
         self._bar.n = self._step
