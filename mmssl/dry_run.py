@@ -28,8 +28,9 @@ def dry_run(recipe: Recipe, size: int = 2) -> str:
     parts = build.modalities(recipe)
     model = build.method(recipe, parts)
     batch = random_batch(parts, size)
-    lines = [f"{recipe.name}: one step on {size} random samples", "", *_parameter_lines(model), "", *_token_lines(model, batch), ""]
-    return "\n".join([*lines, *_step_lines(model, batch)])
+    title = f"{recipe.name}: one step on {size} random samples"
+    sections = [_parameter_lines(model), _token_lines(model, batch), _step_lines(model, batch)]
+    return "\n".join([title, *(line for section in sections for line in ("", *section))])
 
 
 def random_batch(parts: dict[str, Any], size: int, seed: int = 0) -> Batch:
@@ -138,4 +139,4 @@ def _step_lines(model: Method, batch: Batch) -> list[str]:
     lines = [f"one step: loss {float(loss.total.detach()):.4f} ({parts}), {seconds:.2f} s on the CPU",
              f"memory: weights {trainable / 2**20:,.0f} MiB, gradients {trainable / 2**20:,.0f} MiB, "
              f"optimiser {held / 2**20:,.0f} MiB, and per sample the activations above"]
-    return lines + [f"WITHOUT GRADIENT: {', '.join(idle)}"] if idle else lines
+    return [*lines, f"WITHOUT GRADIENT: {', '.join(idle)}"] if idle else lines

@@ -72,7 +72,8 @@ def doctor() -> tuple[str, bool]:
     codecs = _import_error("av; av.codec.Codec('libx264', 'w'); av.codec.Codec('flac', 'w')")
     lines.append(f"{'h264 and flac':<14} {'write and read' if codecs is None else 'MISSING'}")
     if codecs is not None:
-        troubles.append(f"PyAV cannot encode h264 and flac ({codecs}); install PyAV's own wheel: pip install --force-reinstall av")
+        troubles.append(f"PyAV cannot encode h264 and flac ({codecs}); install its own wheel: "
+                        "pip install --force-reinstall av")
     if found["seglearn"] == "absent":
         lines.append("seglearn       absent           only demo:signals needs it: pip install 'mmssl[demo]'")
     lines.append(_devices())
@@ -100,6 +101,7 @@ def _import_error(statement: str) -> str | None:
 
 def _devices() -> str:
     code = ("import torch; n = torch.cuda.device_count(); "
-            "print(', '.join(torch.cuda.get_device_name(i) for i in range(n)) or f'CPU, {torch.get_num_threads()} threads')")
+            "print(', '.join(torch.cuda.get_device_name(i) for i in range(n)) or "
+            "f'CPU, {torch.get_num_threads()} threads')")
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return f"{'devices':<14} {answer.stdout.strip() or 'unknown: torch does not import'}"

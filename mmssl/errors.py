@@ -2,7 +2,7 @@
 
 
 class MmsslError(Exception):
-    """A failure with a message for the user: where, what, what was expected, what to do. `exit_code` goes to the shell."""
+    """A failure with a message for the user: where, what, what was expected, what to do; `exit_code` is the shell's."""
 
     exit_code = 1
 

@@ -147,11 +147,13 @@ def _retrieval_text(matches: dict[str, RetrievalResult]) -> str:
              f"R@10 {min(1, 10 / rows):.3f}, median rank {(rows + 1) / 2:g}"]
     for name, result in matches.items():
         shares = "  ".join(f"R@{k} {share:.3f}" for k, share in result.r_at.items())
-        lines.append(f"{name.replace('_to_', ' → '):<18} {shares}  median rank {result.median_rank:g}  of {result.rows}")
+        name = name.replace("_to_", " → ")
+        lines.append(f"{name:<18} {shares}  median rank {result.median_rank:g}  of {result.rows}")
     return "\n".join(lines)
 
 
-def embed(run_dir: str | Path, sources: list[str], out: str | Path, *, split: str = "test", checkpoint: str = "last") -> str:
+def embed(run_dir: str | Path, sources: list[str], out: str | Path, *, split: str = "test",
+          checkpoint: str = "last") -> str:
     """Write features to an npz file: `<modality>` (N, D) float32 and `<modality>.present` (N,) bool, `keys`, `groups`,
     `label.<name>`; also `global` and `all` where there are any.
 

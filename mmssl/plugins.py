@@ -110,7 +110,8 @@ def find_file(source: str, folders: list[Path]) -> str:
         if path.is_file():
             return str(path.resolve())
     looked = ", ".join(str(f) for f in dict.fromkeys(f.resolve() for f in folders))
-    raise ConfigError(f"plugins: no file '{source}' in {looked}; give a path relative to the recipe or to where you are")
+    raise ConfigError(f"plugins: no file '{source}' in {looked}; give a path relative to the recipe or the working "
+                      "directory")
 
 
 def _run_file(path: Path) -> None:

@@ -126,10 +126,11 @@ class Registry(Generic[T]):
         self._parts: dict[str, Callable[..., T]] = {}
 
     def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """Decorator that adds a part. The same part twice does nothing; another part of a taken name is a ValueError."""
+        """Decorator that adds a part. The same part twice does nothing; another one of a taken name is a ValueError."""
         def add(part: Callable[..., T]) -> Callable[..., T]:
             if self._parts.setdefault(name, part) is not part:
-                raise ValueError(f"{self.kind} '{name}' is taken by {self._parts[name].__module__}; choose another name")
+                taken = self._parts[name].__module__
+                raise ValueError(f"{self.kind} '{name}' is taken by {taken}; choose another name")
             return part
         return add
 

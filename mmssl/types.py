@@ -83,7 +83,8 @@ class LossOutput:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
-def fake_batch(size: int, shapes: dict[str, tuple[tuple[int, ...], torch.dtype]], top: dict[str, int], seed: int = 0) -> Batch:
+def fake_batch(size: int, shapes: dict[str, tuple[tuple[int, ...], torch.dtype]], top: dict[str, int],
+               seed: int = 0) -> Batch:
     """Random samples of the promised shapes, all modalities present: what `--dry-run` and tests feed a method.
 
     Args:

@@ -88,7 +88,7 @@ def read_checkpoint(path: str | Path, limit: int = LIMIT, foreign: bool = False)
         raise DataError(f"{path}: no checkpoint that torch can read ({str(error).splitlines()[0][:200]}); expected a "
                         "file of torch.save; take another one") from None
     version = checkpoint.get("format_version") if isinstance(checkpoint, dict) else None
-    if not isinstance(checkpoint, dict) or version is None and not foreign:
+    if not isinstance(checkpoint, dict) or (version is None and not foreign):
         raise DataError(f"{path}: not a checkpoint of mmssl (no format_version in it); expected last.ckpt or best.ckpt "
                         "of a run. To take only the weights of another program's file: `mmssl fit --init-from`")
     if isinstance(version, int) and version > FORMAT:

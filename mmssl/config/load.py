@@ -94,7 +94,7 @@ def load(name: str | Path, overrides: list[str] | None = None) -> Recipe:
 
 
 def announce_plugins(path: Path, sources: list[str]) -> list[str]:
-    """Note the plug-ins that a recipe file names; their files as absolute paths. Raises ConfigError for a missing one."""
+    """Note the plug-ins that a recipe file names; their files as absolute paths. ConfigError for a missing one."""
     found = [find_file(source, [path.resolve().parent, Path.cwd()]) for source in sources]
     for source in found:
         announce(source, f"recipe {path.name}")

@@ -139,7 +139,7 @@ def node_of(section: str, key: str, value: Any) -> Any:
             return {"name": "tokens", "trunk": value}
         if isinstance(value, Mapping) and "name" not in value and "trunk" in value:
             return {"name": "tokens", **value}
-    if section == "modalities" and (value is None or isinstance(value, Mapping) and "name" not in value):
+    if section == "modalities" and (value is None or (isinstance(value, Mapping) and "name" not in value)):
         return {"name": key, **(value or {})}
     if isinstance(value, str):
         return {"name": value}

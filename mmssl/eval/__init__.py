@@ -8,5 +8,5 @@ from mmssl.eval.tables import ProbeRow, ProbeTable, probe_table, render
 
 __all__ = ["Features", "Labelled", "ProbeResult", "ProbeRow", "ProbeTable", "RetrievalResult", "Score", "Verdict",
            "alignment", "chance", "collapsed", "dimension_std", "extract", "frozen", "join", "knn_probe",
-           "label_fraction", "linear_probe", "modality_gap", "on_device", "probe_table", "rankme", "render", "retrieval",
-           "retrieval_table", "score", "spread", "take", "true_ranks", "uniformity"]
+           "label_fraction", "linear_probe", "modality_gap", "on_device", "probe_table", "rankme", "render",
+           "retrieval", "retrieval_table", "score", "spread", "take", "true_ranks", "uniformity"]

@@ -34,7 +34,8 @@ class Method(lightning.LightningModule):
         seed: of everything drawn in a step.
     """
 
-    def __init__(self, modalities: Mapping[str, Any], encoders: Mapping[str, nn.Module], optim: Optim, seed: int = 0) -> None:
+    def __init__(self, modalities: Mapping[str, Any], encoders: Mapping[str, nn.Module], optim: Optim,
+                 seed: int = 0) -> None:
         super().__init__()
         self.modalities = dict(modalities)
         self.encoders = nn.ModuleDict(encoders)

@@ -53,7 +53,8 @@ class CroSSL(Method):
         return (torch.stack([latents[m] for m in self.encoders], dim=1),
                 torch.stack([present[m] for m in self.encoders], dim=1))
 
-    def aggregate(self, latents: dict[str, Tensor], present: dict[str, Tensor], seen: list[str] | None = None) -> Tensor:
+    def aggregate(self, latents: dict[str, Tensor], present: dict[str, Tensor],
+                  seen: list[str] | None = None) -> Tensor:
         """The global embedding (B, D) of the modalities named in `seen` (None: all) that are present."""
         stacked, there = self.stack(latents, present)
         if seen is not None:

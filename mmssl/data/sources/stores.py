@@ -91,7 +91,7 @@ def open_store(path: str | Path) -> NpzStore | CsvStore:
     path = Path(path)
     if path.is_file() and path.suffix == ".npz":
         return NpzStore(path)
-    if path.is_dir() or path.is_file() and path.suffix == ".csv":
+    if path.is_dir() or (path.is_file() and path.suffix == ".csv"):
         return CsvStore(path)
     state = "is neither" if path.exists() else "does not exist; expected"
     raise DataError(f"{path}: {state} an npz file, a CSV file or a folder of CSV files")

@@ -86,7 +86,8 @@ def pack_table(csv: str, out: str, media: str | None = None, video: str | None =
               for number, row in enumerate(rows)]
     pack_splits(packer, tables, splits)
     if columns.text:
-        words = vocabulary([t for row, s in zip(tables, splits) if s == "train" for t in row.texts()], min_count)
+        texts = [t for row, s in zip(tables, splits, strict=True) if s == "train" for t in row.texts()]
+        words = vocabulary(texts, min_count)
         write_whole(Path(out) / "vocab.txt", ("\n".join(words) + "\n").encode())
     packer.report.notes += columns.guessed
     report = packer.close()
@@ -111,14 +112,14 @@ def checked(encoding: Encoding) -> Encoding:
 def choose_splits(rows: list[dict[str, str]], columns: Columns, val: float, test: float, seed: int) -> list[str]:
     """The split of each row, stated or drawn. Raises ConfigError naming the line of a word that is no split."""
     if columns.split:
+        chosen = []
         try:
-            number, chosen = 0, []
-            for number, row in enumerate(rows):
+            for row in rows:
                 chosen.append(named_split(row[columns.split]))
-            return chosen
         except ValueError as error:
-            raise ConfigError(f"row {number + 1}, column '{columns.split}': {error}; correct it, or use "
+            raise ConfigError(f"row {len(chosen) + 1}, column '{columns.split}': {error}; correct it, or use "
                               f"--split none to draw splits") from None
+        return chosen
     kept = [columns.group] if columns.group else columns.media()[:1]
     groups = ["\0".join(row[c] for c in kept) or f"\0row{number}" for number, row in enumerate(rows)]
     return assign_splits(groups if kept else [str(n) for n in range(len(rows))], val, test, seed)
@@ -128,7 +129,7 @@ def pack_splits(packer: Packer, rows: list[Row], splits: list[str]) -> None:
     """Write all records, split by split, with one line of progress."""
     show, before = progress_line(f"packing {packer.root}"), 0
     for name in ("train", "val", "test"):
-        items = [Item(row.key, row.make) for row, split in zip(rows, splits) if split == name]
+        items = [Item(row.key, row.make) for row, split in zip(rows, splits, strict=True) if split == name]
         packer.write(name, items, lambda done, start=before: show(start + done, len(rows)))
         before += len(items)
 
