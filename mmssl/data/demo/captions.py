@@ -7,8 +7,7 @@ from mmssl.rng import Rng
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 #: "leftward" tells a heading, "left" a place: a reader that ignores the order of words can still tell them apart.
-DIRECTIONS = ("rightward", "downward and rightward", "downward", "downward and leftward", "leftward",
-              "upward and leftward", "upward", "upward and rightward")
+DIRECTIONS = ("rightward", "downward", "leftward", "upward")
 SPEEDS = (("slowly", "gently"), ("quickly", "fast"))
 STARTS = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 SENTENCES = (

@@ -25,7 +25,7 @@ HELD_OUT = {"val": 20, "test": 20}
 MISSING = {"text": 0.10, "audio": 0.10, "video": 0.05}
 LABELS = {
     "digit": list(captions.DIGITS),
-    "direction": ["right", "down right", "down", "down left", "left", "up left", "up", "up right"],
+    "direction": ["right", "down", "left", "up"],
     "speed": ["slow", "fast"],
     "start": list(captions.STARTS),
 }
@@ -70,7 +70,7 @@ def images_of(split: str, digit: int, seed: int) -> tuple[int, ...]:
 
 @functools.cache
 def motion_order(split: str, digit: int, seed: int) -> tuple[film.Motion, ...]:
-    """The 80 motions in the order in which `digit` performs them, so that 800 clips of a split differ in meaning."""
+    """The 24 motions in the order in which `digit` performs them, so that 240 clips of a split differ in meaning."""
     order = Rng((seed, "clips", split, "motions", digit)).numpy().permutation(len(film.motions()))
     return tuple(film.motions()[i] for i in order)
 
