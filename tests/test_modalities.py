@@ -8,6 +8,7 @@ import torch
 
 from mmssl.errors import ConfigError, DataError
 from mmssl.modalities import Audio, Image, Mel, Series, Video, input_shape_of
+from mmssl.modalities.series import rotation
 from mmssl.rng import Rng
 from mmssl.transforms import inception_box, take, window_indices
 from mmssl.types import Clip
@@ -227,3 +228,19 @@ def test_series_refuse_what_they_were_not_told_of():
         Series(2, 10.0, 0.3, std=[1.0, 0.0])
     with pytest.raises(ConfigError, match="patch"):
         Series(2, 10.0, 0.3, patch=4).tokenizer(8)
+
+
+def test_a_sensor_worn_askew_keeps_lengths_and_turns_by_the_asked_amount():
+    turns = [rotation(20.0, Rng((i,)).torch()) for i in range(400)]
+    angles = []
+    for turn in turns:
+        assert torch.allclose(turn @ turn.T, torch.eye(3), atol=1e-5) and torch.linalg.det(turn) > 0.99
+        angles.append(math.degrees(math.acos(min(1.0, (turn.trace().item() - 1) / 2))))
+    spread = math.sqrt(sum(a * a for a in angles) / len(angles))
+    assert 17 < spread < 23  # root mean square of 20 standard normal numbers
+    x = torch.randn(3, 60)
+    plain, turned = (Series(3, 20, 2, rotate=r).transform(Clip(x, 20.0), 0.0, Rng((1,))) for r in (0.0, 20.0))
+    assert torch.allclose(plain.norm(dim=0), turned.norm(dim=0), atol=1e-5) and not torch.allclose(plain, turned)
+    assert torch.equal(Series(3, 20, 2, rotate=20.0).transform(Clip(x, 20.0), 0.0, None), x[:, :40])
+    with pytest.raises(ConfigError, match="3 channels"):
+        Series(1, 20, 2, rotate=5.0)

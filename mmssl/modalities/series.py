@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,21 +30,27 @@ class Series(Modality):
             single window: the level of a slow signal (skin conductance) tells more than its shape.
         jitter: in training, standard deviation of Gaussian noise, in units of the result.
         scale: in training, each channel is multiplied by 1 + this x a standard normal number, one for the window.
+        rotate: in training, degrees: the three axes are turned about a random axis by this x a standard normal number,
+            as if the sensor were worn askew.
 
-    Source: windows and training statistics as in arXiv:2307.16847's released loaders; jitter and scale: no paper, ours.
+    Source: windows and training statistics as in arXiv:2307.16847's released loaders; the rest: no paper, ours.
     """
 
     codecs = ("npy",)
 
     def __init__(self, channels: int, rate: float, seconds: float, patch: int = 16, mean: list[float] | None = None,
-                 std: list[float] | None = None, jitter: float = 0.0, scale: float = 0.0) -> None:
+                 std: list[float] | None = None, jitter: float = 0.0, scale: float = 0.0,
+                 rotate: float = 0.0) -> None:
         self.shape = (channels, round(rate * seconds))
         for name, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) != channels:
                 raise ConfigError(f"series: {name} has {len(values)} values for {channels} channels; give one for each")
         if std is not None and min(std) <= 0:
             raise ConfigError(f"series: std {list(std)} must be positive; leave a constant channel at 1")
-        self.rate, self.seconds, self.patch, self.jitter, self.scale = rate, seconds, patch, jitter, scale
+        if rotate and channels != 3:
+            raise ConfigError(f"series: rotate turns the axes of a sensor with 3 channels, not of {channels}; set it to 0")
+        self.rate, self.seconds, self.patch = rate, seconds, patch
+        self.jitter, self.scale, self.rotate = jitter, scale, rotate
         self.mean = torch.tensor(mean or [0.0] * channels)[:, None]
         self.std = torch.tensor(std or [1.0] * channels)[:, None]
 
@@ -59,6 +67,8 @@ class Series(Modality):
         if not torch.isfinite(x).all():
             bad = (~torch.isfinite(x)).any(dim=1).nonzero().flatten().tolist()
             raise DataError(f"series: NaN or infinity in channels {bad}; fill gaps before packing, or leave it out")
+        if rng is not None and self.rotate > 0:
+            x = rotation(self.rotate, rng.at("rotate").torch()) @ x
         x = (x - self.mean) / self.std
         return x if rng is None else self._vary(x, rng)
 
@@ -72,3 +82,10 @@ class Series(Modality):
     def tokenizer(self, dim: int) -> nn.Module:
         """One token for each `patch` steps of all channels."""
         return PatchTokenizer(self.shape, (self.patch,), dim)
+
+
+def rotation(degrees: float, generator: torch.Generator) -> Float[Tensor, "3 3"]:
+    """A turn about an axis drawn evenly from the sphere, by `degrees` times a standard normal number. No paper: ours."""
+    x, y, z = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).tolist()
+    angle = torch.randn((), generator=generator) * math.radians(degrees)
+    return torch.matrix_exp(angle * torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]))
