@@ -95,7 +95,8 @@ def test_gradients_are_accumulated_to_the_batch_of_a_step():
 
 def test_the_dry_run_prints_the_published_counts_and_needs_no_data(capsys, monkeypatch):
     monkeypatch.setenv("MMSSL_CACHE", "/nowhere")
-    assert main(["fit", "--recipe", "crossl_tiny", "--dry-run", "encoders.acc.pool=mean", "encoders.gyro.pool=mean"]) == 0
+    published = [f"encoders.{m}.{setting}" for m in ("acc", "gyro") for setting in ("pool=mean", "width=96")]
+    assert main(["fit", "--recipe", "crossl_tiny", "--dry-run", *published]) == 0
     said = capsys.readouterr().out
     assert said.count("57,696") == 2 and "15,552" in said  # aggregator of two modalities: 192·64+64+64·32+32+32·32+32+64
 
