@@ -65,7 +65,7 @@ def fit(recipe: Recipe, run_dir: str | Path | None = None, *, init_from: str | P
         recipe = completing.complete(recipe)
         model = build.rehearse(recipe)
         begun = [init_weights(model, init_from, **_origin(recipe))] if init_from else []
-        notes = "\n".join([*_supervision(recipe), *_cost(recipe, model), *begun])
+        notes = "\n".join([*_supervision(recipe), *_cost(recipe, model), *_short(recipe), *begun])
         create(root, recipe, typed, init_from)
     run = RunDir(root)
     with _root_for_other_ranks(run, recipe):
@@ -153,6 +153,16 @@ def _cost(recipe: Recipe, model: Method) -> list[str]:
     except (NotImplementedError, RuntimeError):  # a part of a plug-in that the meta device does not know
         return []
     return cost_lines(cost, matmul_rate(device, dtype), how.max_steps, build.accumulation(recipe), free_bytes(device))
+
+
+def _short(recipe: Recipe) -> list[str]:
+    """Said where a run ends before its learning rate has risen; nothing else."""
+    optim, steps = recipe.optim, recipe.trainer.max_steps
+    if steps > optim.warmup or optim.warmup == 0:
+        return []
+    return [f"SHORT RUN: all {steps} steps lie within the warm-up of {optim.warmup} (optim.warmup), and the learning rate "
+            f"gets no further than {optim.lr * (steps - 1) / optim.warmup:.2g} of {optim.lr:.2g}; for a run that learns, "
+            f"lower optim.warmup or raise trainer.max_steps"]
 
 
 def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str] = (),

@@ -112,6 +112,16 @@ def test_metrics_events_and_checkpoints(signals):
     assert checkpoint(run)["global_step"] == 10 and checkpoint(run, "best")["global_step"] == best["step"]
 
 
+def test_a_run_that_ends_within_its_warm_up_is_told_so(capsys, tmp_path, signals):
+    text = SIGNALS.replace("max_steps: 18", "max_steps: 3")
+    assert mmssl(capsys, "fit", "--recipe", write_recipe(tmp_path, text, signals / "recipes" / "set"),
+                 "--run-dir", tmp_path / "run")[0] == 0
+    assert ("SHORT RUN: all 3 steps lie within the warm-up of 3 (optim.warmup), and the learning rate gets no further "
+            "than 0.0067 of 0.01;") in (tmp_path / "run" / "log.txt").read_text()
+    assert [row["lr"] for row in metrics(tmp_path / "run") if "split" not in row] == pytest.approx([0.02 / 3])
+    assert "SHORT RUN" not in (signals / "run" / "log.txt").read_text()
+
+
 def test_one_line_loads_it(signals):
     model = package.load(signals / "run")
     assert not model.training and not differences(dict(model.state_dict()), checkpoint(signals / "run")["state_dict"])
