@@ -123,14 +123,21 @@ def activation_bytes(model: Method, name: str, batch: Batch, precision: torch.dt
     return sum(size for size, _ in kept.values())
 
 
+def matrices(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Two matrices whose product keeps a device busy: of a block's size on a CPU, far larger where a call must outlast
+    its launch."""
+    rows, inner, columns = (1024, 768, 3072) if device.type == "cpu" else (8192, 4096, 4096)
+    return torch.ones(rows, inner, dtype=dtype, device=device), torch.ones(inner, columns, dtype=dtype, device=device)
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Operations per second of a matrix product of a block's size, the best of what fits into `seconds`."""
-    a, b = (torch.ones(shape, dtype=dtype, device=device) for shape in ((1024, 768), (768, 3072)))
+    """Operations per second of a large matrix product, the best of what fits into `seconds`."""
+    a, b = matrices(device, dtype)
     best, end = 0.0, time.perf_counter() + seconds
     while best == 0.0 or time.perf_counter() < end:
         begin = time.perf_counter()
-        (a @ b).sum().item()
-        best = max(best, 2 * 1024 * 768 * 3072 / (time.perf_counter() - begin))
+        (a @ b)[0, 0].item()  # waits for the device
+        best = max(best, 2 * a.shape[0] * a.shape[1] * b.shape[1] / (time.perf_counter() - begin))
     return best
 
 

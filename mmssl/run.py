@@ -160,9 +160,10 @@ def _short(recipe: Recipe) -> list[str]:
     optim, steps = recipe.optim, recipe.trainer.max_steps
     if steps > optim.warmup or optim.warmup == 0:
         return []
-    return [f"SHORT RUN: all {steps} steps lie within the warm-up of {optim.warmup} (optim.warmup), and the learning rate "
-            f"gets no further than {optim.lr * (steps - 1) / optim.warmup:.2g} of {optim.lr:.2g}; for a run that learns, "
-            f"lower optim.warmup or raise trainer.max_steps"]
+    reached = optim.lr * (steps - 1) / optim.warmup
+    return [f"SHORT RUN: all {steps} steps lie within the warm-up of {optim.warmup} (optim.warmup), and the learning "
+            f"rate gets no further than {reached:.2g} of {optim.lr:.2g}; for a run that learns, lower optim.warmup or "
+            "raise trainer.max_steps"]
 
 
 def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str] = (),
