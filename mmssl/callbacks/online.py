@@ -99,8 +99,15 @@ class OnlineProbes(Callback):
         for name, value in metrics.items():
             pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Lightning's hook: the threads that decode labelled samples end."""
+        self._close()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Lightning's hook: the same."""
+        self._close()
+
+    def _close(self) -> None:
         if self._batches is not None:
             self._batches.close()
             self._batches = None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmssl.callbacks.checkpoints import is_final
 from mmssl.distributed import gather_tree
+from mmssl.errors import ConfigError
 from mmssl.eval.nearest import unit_rows
 from mmssl.storage import write_whole
 
@@ -36,6 +37,8 @@ class Pictures(Callback):
     """
 
     def __init__(self, names: Mapping[str, Sequence[str]] | None = None, every: int = 5) -> None:
+        if every < 0:
+            raise ConfigError(f"trainer.pictures_every: expected 0 or more validations, got {every}")
         self.names, self.every = dict(names or {}), every
         self.validations = 0
         self._due = False
@@ -78,6 +81,8 @@ class Pictures(Callback):
         if not held or not trainer.is_global_zero:
             return
         pairs, embeddings = (joined([points[kind] for points, _ in held]) for kind in ("pairs", "embeddings"))
+        if not pairs and not embeddings:
+            return
         labels = self._named({k: torch.cat([y[k] for _, y in held]) for k in held[0][1]})
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -22,7 +22,7 @@ def similarity(z_a: Float[Tensor, "N D"], z_b: Float[Tensor, "N D"], a: str, b: 
     """
     pick = evenly(len(z_a), SIMILAR)
     cosines = unit_rows(z_a)[0][pick] @ unit_rows(z_b)[0][pick].T
-    return plots.heat_map(cosines.numpy(), [], [], f"test sample, {a}", f"test sample, {b}", "cosine")
+    return plots.heat_map(cosines.numpy(), [], [], f"sample, {a}", f"sample, {b}", "cosine")
 
 
 def evenly(count: int, limit: int) -> np.ndarray:
