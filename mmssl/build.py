@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -15,11 +16,22 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from mmssl import labelled
-from mmssl.callbacks import AtomicIO, Checkpoints, EarlyEnd, MetricsWriter, Progress, ScoreMonitor, ValidationMonitor
-from mmssl.completing import absolute_files, data_root
+from mmssl.callbacks import (
+    AtomicIO,
+    Checkpoints,
+    EarlyEnd,
+    MetricsWriter,
+    OnlineProbes,
+    Pictures,
+    Progress,
+    ScoreMonitor,
+    ValidationMonitor,
+)
+from mmssl.completing import absolute_files, data_root, moved
 from mmssl.config import Recipe, fill, world
 from mmssl.data import DataModule, Split, inspect
 from mmssl.errors import ConfigError
+from mmssl.eval import feature_names
 from mmssl.methods import Method, Pair
 from mmssl.optim import build_optimizer
 from mmssl.registry import (
@@ -60,11 +72,17 @@ def rehearse(recipe: Recipe) -> Method:
     data.train_dataloader()
     data.val_dataloader()
     splits = [data.open(name) for name in (*how.train, recipe.data.test)] if how.labels or recipe.finetune else []
-    known = {"all", "global", *parts}
-    problems = [f"probe.features: no feature is called '{name}'{nearest(name, known)}"
-                for name in how.features if name not in known]
+    known = feature_names(model, parts)
+    problems = [f"{section}.features: no feature is called '{name}'{nearest(name, known)}"
+                for section, asked in (("probe", how.labels and how.features),
+                                       ("online", recipe.online.labels and recipe.online.features))
+                for name in asked if name not in known]
     problems += [f"probe.labels: {split.root} has no label '{label}'{nearest(label, split.labels)}"
                  for split in splits[:1] for label in how.labels if split.labels and label not in split.labels]
+    try:
+        watchers(recipe, parts, data)
+    except ConfigError as error:
+        problems += error.problems
     if problems:
         raise ConfigError(problems)
     return model
@@ -151,13 +169,47 @@ def datamodule(recipe: Recipe, parts: dict[str, Any], run: RunDir | None = None)
                       choose={name: choose for name in (data.train, data.val)} if recipe.finetune else None)
 
 
-def trainer(recipe: Recipe, run: RunDir, step: int = 0) -> lightning.Trainer:
+def watchers(recipe: Recipe, parts: dict[str, Any], data: DataModule, run: RunDir | None = None
+             ) -> list[lightning.Callback]:
+    """What looks at a run's embeddings while it trains, beside the metrics that every run has: the pictures of each,
+    and online probes where the recipe names labels.
+
+    Args:
+        recipe: complete.
+        parts: its modalities, built.
+        data: the run's own; its splits and decoded samples serve the probes where these have no data of their own.
+        run: where bad samples are listed; None: nowhere.
+
+    Raises:
+        ConfigError, DataError: no such data set, split or label.
+    """
+    how, found = recipe.online, [Pictures(data.open(recipe.data.val).labels, recipe.trainer.pictures_every)]
+    if not how.labels:
+        return found
+    if how.root is not None:
+        data = datamodule(moved(recipe, how.root), parts, run)
+    names = how.train or recipe.data.train, how.val or recipe.data.val
+    labels = data.open(names[0]).labels
+    if missing := [name for name in how.labels if name not in labels]:
+        raise ConfigError([f"online.labels: {data.root} has no label '{name}'{nearest(name, labels)}"
+                           for name in missing])
+    each = min(how.batch or recipe.data.batch_per_device, len(data.open(names[0])) // world(recipe))
+    size = max(1, each) * world(recipe)
+    loaders = [data.loader(names[0], train=True, batch_size=size),
+               *(data.loader(name, batch_size=size, rows=how.rows) for name in names)]
+    return [*found, OnlineProbes(*loaders, {name: len(labels[name]) for name in how.labels}, how.features, how.every,
+                                 how.lr, how.k)]
+
+
+def trainer(recipe: Recipe, run: RunDir, step: int = 0, more: Sequence[lightning.Callback] = ()
+            ) -> lightning.Trainer:
     """Lightning's Trainer with the run's callbacks, logger and atomic checkpoints.
 
     Args:
         recipe: complete.
         run: where all of it is written.
         step: optimiser steps done; TensorBoard hides what an earlier life of the run drew of later ones.
+        more: further callbacks.
     """
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -168,7 +220,7 @@ def trainer(recipe: Recipe, run: RunDir, step: int = 0) -> lightning.Trainer:
     accumulate = accumulation(recipe)
     writer = MetricsWriter(run.root, every=how.log_every)
     early = [EarlyEnd(how.monitor, how.mode, how.patience)] if how.patience is not None else []
-    callbacks = [writer, Progress(every=how.log_every), ValidationMonitor(), ScoreMonitor(), *early,
+    callbacks = [writer, Progress(every=how.log_every), ValidationMonitor(), ScoreMonitor(), *more, *early,
                  Checkpoints(run.root, every=how.checkpoint_every, monitor=how.monitor, mode=how.mode)]
     return lightning.Trainer(
         max_steps=how.max_steps, max_epochs=-1, accelerator=how.accelerator, devices=how.devices, num_nodes=how.nodes,

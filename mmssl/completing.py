@@ -69,8 +69,12 @@ def located(recipe: Recipe) -> Recipe:
     data = recipe.data
     if not data.root.startswith("demo:") and "data\x1froot" not in recipe.interpolations and data_root(recipe).is_dir():
         data = dataclasses.replace(data, root=str(data_root(recipe).resolve()))
+    online = recipe.online
+    if online.root and not online.root.startswith("demo:") and "online\x1froot" not in recipe.interpolations:
+        there = data_root(dataclasses.replace(recipe, data=dataclasses.replace(data, root=online.root, obtain="")))
+        online = dataclasses.replace(online, root=str(there.resolve()))
     nodes = {section: absolute_files(recipe, section) for section in FILES}
-    return dataclasses.replace(recipe, data=data, **nodes)
+    return dataclasses.replace(recipe, data=data, online=online, **nodes)
 
 
 def moved(recipe: Recipe, root: str) -> Recipe:

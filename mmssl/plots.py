@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -115,6 +116,15 @@ def png(figure: Figure, path: Path, dpi: int = 150) -> None:
     with rc_context(STYLE):
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     write_whole(path, buffer.getvalue())
+
+
+def pixels(figure: Figure, dpi: int = 110) -> np.ndarray:
+    """A figure as (H, W, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    with rc_context(STYLE):
+        figure.set_dpi(dpi)
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _colours(count: int) -> list[Any]:

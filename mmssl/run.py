@@ -130,8 +130,8 @@ def resume(run_dir: str | Path, overrides: list[str] | None = None) -> RunDir:
 
 
 #: Settings that a resumed run may change.
-HARMLESS = ("trainer.max_steps", "trainer.log_every", "trainer.checkpoint_every", "trainer.val_every", "data.workers",
-            "data.cache_mib", "data.bad_samples")
+HARMLESS = ("trainer.max_steps", "trainer.log_every", "trainer.checkpoint_every", "trainer.val_every",
+            "trainer.pictures_every", "data.workers", "data.cache_mib", "data.bad_samples")
 
 
 def _supervision(recipe: Recipe) -> list[str]:
@@ -190,7 +190,8 @@ def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str
             log.info("it ended early, after step %d, when %s got no better", step, recipe.trainer.monitor)
         else:
             data = build.datamodule(recipe, parts, run)
-            _run_trainer(build.trainer(recipe, run, step), model, data, checkpoint, hint)
+            watchers = build.watchers(recipe, parts, data, run)
+            _run_trainer(build.trainer(recipe, run, step, watchers), model, data, checkpoint, hint)
         leave_group()
         if first:
             _tell_bad_samples(run)

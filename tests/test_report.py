@@ -12,7 +12,9 @@ from small_runs import CLIPS, make_clips, write_recipe
 
 from mmssl import plots
 from mmssl.cli import main
+from mmssl.eval import Features, probe_table
 from mmssl.reporting import report
+from mmssl.reporting.classes import confusion
 from mmssl.reporting.history import curves, read_metrics
 
 BROWSER = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
@@ -47,7 +49,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("report")
-    recipe = write_recipe(root, CLIPS, make_clips(root / "set"), "probe: {labels: [way], features: [video, all]}\n")
+    extra = "probe: {labels: [way], features: [video, all]}\nonline: {labels: [way], features: [video, text]}\n"
+    recipe = write_recipe(root, CLIPS, make_clips(root / "set"), extra)
     assert main(["fit", "--recipe", str(recipe), "--run-dir", str(root / "run")]) == 0
     return root / "run"
 
@@ -61,13 +64,38 @@ def test_the_report_is_one_file_with_axes_units_and_captions_and_nothing_from_ou
     assert not re.search(r"@import|url\((?!#)", text) and not page.tags & {"script", "link", "img", "iframe"}
     axes = [" | ".join(f["text"]) for f in page.figures]
     for wanted in ("loss (no unit)", "learning rate", "samples per second", "R@10 (share of queries)", "modality gap",
-                   "effective rank (dimensions)", "t-SNE, first axis", "first principal axis", "cosine"):
+                   "effective rank (dimensions)", "t-SNE, first axis", "first principal axis", "cosine",
+                   "true class", "video, linear | video, knn | text, linear | text, knn | chance"):
         assert any(wanted in a for a in axes), wanted
     assert all(len(f["caption"]) > 20 for f in page.figures)
     assert sum("optimiser step" in a for a in axes) >= 8
     probe = json.loads((run / "probe.json").read_text())["labels"]["way"]["trained"]["rows"][0]
     assert f"{probe['accuracy']:.3f} ± {probe['accuracy_std']:.3f}" in text
     assert "torch" in text and "keep_rate: 0.5" in text
+
+
+def test_a_confusion_matrix_holds_the_answers_of_all_draws_and_is_drawn_as_shares(run):
+    found = json.loads((run / "probe.json").read_text())
+    assert found["classes"] == {"way": ["left", "right"]}
+    row = found["labels"]["way"]["trained"]["rows"][1]
+    counts = np.array(row["confusion"])
+    assert counts.sum(axis=1).tolist() == [12, 12]  # three draws, four test samples of each class
+    assert np.trace(counts) / counts.sum() == pytest.approx(row["accuracy"])
+    drawn = next(f for f in Page(report(run).read_text()).figures if "frozen features 'all'" in f["caption"])
+    assert {"left", "right", "true class", *(f"{share:.2f}" for share in (counts / 12).ravel())} <= set(drawn["text"])
+    empty = Page(confusion([[0, 0], [1, 3]], ["a", "b"], "what")).figures[0]["text"]
+    assert {"0.25", "0.75"} <= set(empty) and not any("nan" in t for t in empty)
+
+
+def test_a_confusion_matrix_is_kept_of_the_largest_share_of_a_label_with_few_classes():
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    features = Features(x={"a": rng.normal(size=(40, 3)).astype(np.float32)}, present={"a": np.ones(40, dtype=bool)},
+                        labels={"y": y}, keys=np.array(["k"] * 40), groups=np.array([""] * 40))
+    table = probe_table(features, features, "y", fractions=(0.5, 1.0), seeds=2)
+    assert [row.confusion is not None for row in table.rows] == [False, True]
+    assert np.sum(table.rows[1].confusion) == 80
+    assert probe_table(features, features, "y", fractions=(1.0,), classes=101).rows[0].confusion is None
 
 
 def test_the_same_run_gives_the_same_file(run, tmp_path):

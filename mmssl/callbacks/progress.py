@@ -16,7 +16,8 @@ from mmssl.errors import ConfigError
 
 #: Loss parts shown beside the loss, at most.
 PARTS = 4
-#: Validation metrics of a classifier that are shown.
+#: Validation metrics of online probes that are shown, by how they end; and of a classifier.
+ONLINE = ("/linear_accuracy", "/linear_map")
 SCORES = ("val/loss", "val/accuracy", "val/macro_f1", "val/map", "val/auc")
 
 
@@ -142,9 +143,11 @@ def total_steps(trainer: Any) -> int | None:
 
 
 def validation_facts(metrics: dict[str, Any]) -> str:
-    """What matters most among validation metrics, short: retrieval at 10, ranks, scores; "" where there are none."""
+    """What matters most among validation metrics, short: online probes, retrieval at 10, ranks, scores; "" where there
+    are none."""
     shown = [(name.removeprefix("val/"), float(value)) for name, value in metrics.items()
-             if name.endswith("_R@10") or name.startswith("val/rank_") or name in SCORES]
+             if name.endswith(("_R@10", *ONLINE)) or name.startswith("val/rank_") or name in SCORES]
+    shown.sort(key=lambda fact: not fact[0].endswith(ONLINE))
     return "  ".join(f"{name} {value:.3g}" for name, value in shown[:8])
 
 

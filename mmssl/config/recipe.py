@@ -54,6 +54,7 @@ class Training:
         max_steps: length of the run.
         accelerator, devices, nodes, precision: as Lightning's Trainer takes them.
         log_every, val_every, checkpoint_every: steps between lines of metrics, validations, and saves.
+        pictures_every: validations between two looks at the embeddings in TensorBoard; 0: none.
         monitor: validation metric whose best value marks `best.ckpt`; null: none is kept.
         mode: whether a larger or a smaller value of `monitor` is better.
         patience: validations in a row that may pass without a better `monitor` before the run ends; null: it never
@@ -69,6 +70,7 @@ class Training:
     log_every: int = 20
     val_every: int = 200
     checkpoint_every: int = 200
+    pictures_every: int = 5
     monitor: str | None = None
     mode: Literal["max", "min"] = "max"
     patience: int | None = None
@@ -102,6 +104,44 @@ class Probe:
 
 
 @dataclass
+class Online:
+    """Probes on labelled samples that watch a run while it trains, and change nothing of it; see `OnlineProbes`.
+
+    Args:
+        labels: names of labels of the labelled data set; empty: nothing is watched.
+        features: as of `probe`: modalities, "all", "global".
+        root: data set of the labelled samples, with the run's modalities; null: the run's own, split as the run's is.
+        train, val: its splits to learn from and to test on; null: those that the run trains and validates on.
+        batch: labelled samples that one device takes at once; null: data.batch_per_device.
+        every: optimiser steps between two labelled batches.
+        lr: learning rate of the linear probe's own optimiser.
+        k: neighbours that vote.
+        rows: samples among which they are sought, and samples that are tested, at most; evenly taken from the splits.
+    """
+
+    labels: list[str] = field(default_factory=list)
+    features: list[str] = field(default_factory=lambda: ["all"])
+    root: str | None = None
+    train: str | None = None
+    val: str | None = None
+    batch: int | None = None
+    every: int = 5
+    lr: float = 0.01
+    k: int = 20
+    rows: int = 1024
+
+    def __post_init__(self) -> None:
+        wrong = [f"online.{key}: expected {what}, got {value!r}" for key, good, what, value in (
+            ("batch", self.batch is None or self.batch >= 2, "at least 2, or null", self.batch),
+            ("every", self.every >= 1, "a positive number of steps", self.every),
+            ("lr", self.lr > 0, "a positive number", self.lr),
+            ("k", self.k >= 1, "at least 1", self.k),
+            ("rows", self.rows >= 2, "at least 2", self.rows)) if not good]
+        if wrong:
+            raise ConfigError(wrong)
+
+
+@dataclass
 class Recipe:
     """A whole run. Change one with `dataclasses.replace(recipe, seed=1)`.
 
@@ -117,7 +157,7 @@ class Recipe:
         source: which published variant of VATT fills in what the recipe does not say of the seventeen choices in
             docs/vatt.md, when it is loaded; null: the defaults of the parts.
         plugins: files (relative to the recipe or to the working directory) or modules that add parts. They run code.
-        data, optim, trainer, probe: closed sections.
+        data, optim, trainer, probe, online: closed sections.
         finetune: closed section too, for the method `classifier` alone.
         seed: of everything that is drawn.
         folder: where the recipe file lies; relative paths in it start there. Not written.
@@ -140,6 +180,7 @@ class Recipe:
     optim: Optim = field(default_factory=Optim)
     trainer: Training = field(default_factory=Training)
     probe: Probe = field(default_factory=Probe)
+    online: Online = field(default_factory=Online)
     finetune: Finetune | None = None
     seed: int = 0
     folder: str = "."
@@ -152,7 +193,8 @@ def world(recipe: Recipe) -> int:
 
 
 #: Closed sections, and the class of each.
-SECTIONS: Mapping[str, type] = {"data": Data, "optim": Optim, "trainer": Training, "probe": Probe, "finetune": Finetune}
+SECTIONS: Mapping[str, type] = {"data": Data, "optim": Optim, "trainer": Training, "probe": Probe, "online": Online,
+                                "finetune": Finetune}
 #: Of these, the ones that a recipe has only where it says so.
 OPTIONAL = ("finetune",)
 #: Fields of a recipe that no file may set.

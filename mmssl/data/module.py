@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from mmssl.data.quarantine import Quarantine
@@ -74,21 +75,28 @@ class DataModule(LightningDataModule):
             self._splits[split] = Split(self.root, split, self.groups.get(split))
         return self._splits[split]
 
-    def loader(self, split: str, train: bool = False, views: Sequence[View] = ()) -> StreamLoader:
+    def loader(self, split: str, train: bool = False, views: Sequence[View] = (), batch_size: int | None = None,
+               rows: int | None = None) -> StreamLoader:
         """A new loader of one split: shuffled and random for training, in stored order otherwise.
 
         Args:
             split: its name.
             train: whether it is for training.
             views: of each sample in evaluation, e.g. `View.grid(4, 3)`; see StreamLoader.
+            batch_size: B over all ranks; None: as the class says.
+            rows: records at most, evenly taken; None: all.
 
         Raises:
             ConfigError, DataError: see the class.
         """
-        return self._loader(self.open(split), train, views)
+        part = self.open(split)
+        if rows is not None and rows < len(part):
+            part = part.narrow(np.linspace(0, len(part) - 1, rows).round().astype(int))
+        return self._loader(part, train, views, batch_size)
 
-    def _loader(self, split: Split, train: bool, views: Sequence[View] = ()) -> StreamLoader:
-        size, world = self.batch_size if train else self.eval_batch_size, self.world_size
+    def _loader(self, split: Split, train: bool, views: Sequence[View] = (), batch_size: int | None = None
+                ) -> StreamLoader:
+        size, world = batch_size or (self.batch_size if train else self.eval_batch_size), self.world_size
         if size % world:
             raise ConfigError(f"a global batch of {size} cannot be dealt to {world} ranks; set data.batch_per_device "
                               f"so that the batch is a multiple of {world}")

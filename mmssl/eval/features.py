@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmssl.errors import DataError
 from mmssl.nn.aggregators import pool_items
@@ -109,7 +109,19 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, streams=streams, valid=batch.valid.to(device), rows=batch.rows.to(device))
 
 
-def _features(method: Any, batch: Batch) -> Features:
+def feature_names(method: Any, modalities: Iterable[str]) -> list[str]:
+    """The names of the feature sets that `feature_sets` gives of a method with these modalities."""
+    names = list(modalities)
+    whole = any(callable(getattr(method, name, None)) for name in ("aggregate", "global_embedding"))
+    return [*names, *(["all"] if len(names) > 1 else []), *(["global"] if whole else [])]
+
+
+def feature_sets(method: Any, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """All feature sets of a batch, where the method is; see `extract` for what it is asked. No paper: ours.
+
+    Returns:
+        features by name, (B, D) float, zeros where absent; and present by name, (B,) bool. See Features.
+    """
     latents, present = method.embed(batch)
     pooled = {m: pool_items(latents[m], present[m]) for m in latents}
     x, there = {m: z for m, (z, _) in pooled.items()}, {m: here for m, (_, here) in pooled.items()}
@@ -120,6 +132,11 @@ def _features(method: Any, batch: Batch) -> Features:
         x["global"], there["global"] = pool_items(method.aggregate(latents, present), anything)
     elif callable(getattr(method, "global_embedding", None)):
         x["global"], there["global"] = pool_items(method.global_embedding(batch), anything)
+    return x, there
+
+
+def _features(method: Any, batch: Batch) -> Features:
+    x, there = feature_sets(method, batch)
     keep, size = batch.valid.cpu().numpy(), len(batch)
     return Features(x={m: z.cpu().numpy()[keep] for m, z in x.items()},
                     present={m: here.cpu().numpy()[keep] for m, here in there.items()},

@@ -16,6 +16,9 @@ from mmssl.eval.rows import Labelled
 from mmssl.registry import nearest
 from mmssl.rng import Rng
 
+#: Classes up to which a confusion matrix is kept.
+NAMED = 100
+
 
 @dataclass(frozen=True)
 class ProbeRow:
@@ -27,6 +30,8 @@ class ProbeRow:
         rows, test_rows: how many training rows that was, and how many were tested.
         accuracy, accuracy_std, macro_f1, macro_f1_std: mean over the seeds, and standard deviation (N - 1; 0 for one).
         runs: each seed's seed, accuracy, macro_f1, penalty and note.
+        confusion: C rows (truth) of C counts (guess), summed over the seeds; only of the largest share of the labels,
+            and of at most `NAMED` classes, else None.
     """
 
     features: str
@@ -38,6 +43,7 @@ class ProbeRow:
     macro_f1: float
     macro_f1_std: float
     runs: list[dict[str, Any]]
+    confusion: list[list[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,8 @@ def probe_table(train: Features, test: Features, label: str, features: Sequence[
     y, y_test = train.labels[label], test.labels[label]
     classes = classes or int(max(y.max(initial=0), y_test.max(initial=0))) + 1
     rows = [_probe_row(name, fraction, _labelled(train, name, y), _labelled(test, name, y_test), classes,
-                       [label_draw(seed, label, s) for s in range(seeds)])
+                       [label_draw(seed, label, s) for s in range(seeds)],
+                       confusion=fraction == max(fractions) and classes <= NAMED)
             for name in names for fraction in fractions]
     return ProbeTable(label, classes, chance(y_test, classes, train=y), rows)
 
@@ -126,18 +133,20 @@ def _labelled(features: Features, name: str, y: np.ndarray) -> Labelled:
 
 
 def _probe_row(name: str, fraction: float, train: Labelled, test: Labelled, classes: int,
-               places: list[Rng]) -> ProbeRow:
-    runs, rows, test_rows = [], 0, 0
+               places: list[Rng], confusion: bool) -> ProbeRow:
+    runs, rows, test_rows, tables = [], 0, 0, []
     for number, place in enumerate(places):
         seen = train.take(label_fraction(train.y, fraction, place))
         result = linear_probe(seen, test, classes, place.at("penalty"))
         rows, test_rows = result.rows, result.test_rows
+        tables.append(result.score.confusion)
         runs.append({"seed": number, "accuracy": result.score.accuracy, "macro_f1": result.score.macro_f1,
                      "penalty": result.penalty, "note": result.note})
     accuracy, f1 = ([run[key] for run in runs] for key in ("accuracy", "macro_f1"))
     return ProbeRow(features=name, fraction=fraction, rows=rows, test_rows=test_rows, runs=runs,
                     accuracy=float(np.mean(accuracy)), accuracy_std=_std(accuracy),
-                    macro_f1=float(np.mean(f1)), macro_f1_std=_std(f1))
+                    macro_f1=float(np.mean(f1)), macro_f1_std=_std(f1),
+                    confusion=np.sum(tables, axis=0).tolist() if confusion else None)
 
 
 def _std(values: list[float]) -> float:

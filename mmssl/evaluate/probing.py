@@ -81,7 +81,9 @@ def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | 
                       for heading, (train, test) in found.items()} for label in how.labels}
     matches = retrieve(trained, data.loader(recipe.data.test))
     text = "\n\n".join([*(render(t) for t in tables.values()), *([_retrieval_text(matches)] if matches else [])])
+    names = data.open(recipe.data.test).labels
     write_json(run.root / "probe.json", {
+        "classes": {label: _class_names(names.get(label), by["trained"].classes) for label, by in tables.items()},
         "checkpoint": checkpoint, "split_hash": completing.split_hash(recipe),
         "retrieval": {name: dataclasses.asdict(result) for name, result in matches.items()},
         "labels": {label: {heading: t.as_dict() for heading, t in by.items()} for label, by in tables.items()}})
@@ -128,6 +130,11 @@ def _retrieval_text(matches: dict[str, RetrievalResult]) -> str:
         name = name.replace("_to_", " → ")
         lines.append(f"{name:<18} {shares}  median rank {result.median_rank:g}  of {result.rows}")
     return "\n".join(lines)
+
+
+def _class_names(names: list[str] | None, count: int) -> list[str]:
+    """The names of a label's classes; numbers where the data set names none."""
+    return (names or [str(c) for c in range(count)])[:count]
 
 
 def _features(model: Method, recipe: Recipe, data: DataModule) -> tuple[Features, Features]:

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from mmssl import plots
 from mmssl.eval import Features, alignment, modality_gap, uniformity
+from mmssl.eval.pictures import SIMILAR, evenly, similarity
 from mmssl.eval.retrieval import unit_rows
 from mmssl.page import Section, figure, figures, table
 
 #: Samples that are drawn at most, evenly taken.
 DRAWN = 800
-#: Rows and columns of a similarity matrix at most.
-SIMILAR = 200
 
 
 def maps(features: Features, labels: Sequence[str], names: dict[str, list[str]]) -> Section:
@@ -32,7 +31,7 @@ def maps(features: Features, labels: Sequence[str], names: dict[str, list[str]])
     section, items = Section("Embeddings by class"), []
     kind = next(k for k in ("global", "all", *features.x) if k in features.x)
     there = np.flatnonzero(features.present[kind])
-    rows = there[_evenly(len(there), DRAWN)]
+    rows = there[evenly(len(there), DRAWN)]
     if len(rows) > 4:
         at = neighbours_map(features.x[kind][rows])
         what = {"global": "the global embedding", "all": "all features side by side"}.get(kind, f"features of {kind}")
@@ -63,7 +62,7 @@ def common_spaces(pairs: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Section:
         z_a, z_b = z_a[both], z_b[both]
         rows.append([f"{a} - {b}", f"{modality_gap(z_a, z_b):.3f}", f"{alignment(z_a, z_b):.3f}",
                      f"{uniformity(z_a):.2f}", f"{uniformity(z_b):.2f}"])
-        pick = _evenly(len(z_a), DRAWN // 2)
+        pick = evenly(len(z_a), DRAWN // 2)
         unit = torch.cat([unit_rows(z)[0][pick] for z in (z_a, z_b)]).numpy()
         plane = PCA(2, random_state=0)
         at = plane.fit_transform(unit)
@@ -82,23 +81,12 @@ def common_spaces(pairs: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Section:
     return section
 
 
-def similarity(z_a: Tensor, z_b: Tensor, a: str, b: str) -> plots.Figure:
-    """The matrix of cosines between two modalities of the same samples."""
-    pick = _evenly(len(z_a), SIMILAR)
-    cosines = unit_rows(z_a)[0][pick] @ unit_rows(z_b)[0][pick].T
-    return plots.heat_map(cosines.numpy(), [], [], f"test sample, {a}", f"test sample, {b}", "cosine")
-
-
 def neighbours_map(x: np.ndarray) -> np.ndarray:
     """t-SNE of (N, D) to (N, 2), from the two principal axes on: the same for the same data."""
     x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-6)
     if x.shape[1] > 50:
         x = PCA(min(50, len(x)), random_state=0).fit_transform(x)
     return TSNE(2, perplexity=min(30.0, (len(x) - 1) / 3), init="pca", random_state=0).fit_transform(x)
-
-
-def _evenly(count: int, limit: int) -> np.ndarray:
-    return np.linspace(0, count - 1, min(count, limit)).round().astype(int)
 
 
 def _name(names: list[str] | None, number: int) -> str:

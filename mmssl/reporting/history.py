@@ -13,6 +13,8 @@ from mmssl.page import Section, figure, figures, text
 
 #: Keys of a training line that are not parts of the loss.
 FACTS = ("step", "epoch", "lr", "samples_per_s", "data_wait", "split")
+#: Scores of online probes in words.
+SCORES = {"macro_f1": "macro-F1", "map": "mean average precision"}
 #: Largest file of metrics that is read, in bytes.
 LIMIT = 256 << 20
 
@@ -112,8 +114,34 @@ def held_out(rows: list[dict[str, Any]], samples: int | None) -> Section:
         found = curves(rows, wanted)
         if found:
             items.append(figure(plots.svg(plots.lines(found, "optimiser step", axis, chance=chance)), caption))
-    section.parts.append(figures(items))
+    section.parts.append(figures([*items, *online(rows)]))
     return section
+
+
+def online(rows: list[dict[str, Any]]) -> list[str]:
+    """A figure for each label and score of the online probes: how much they read out of each feature set.
+
+    Args:
+        rows: validation lines.
+    """
+    places = dict.fromkeys((k.split("/")[2], _score(k)) for row in rows for k in row if len(k.split("/")) == 5)
+    items = []
+    for label, score in places:
+        start, end = f"val/online/{label}/", f"_{score}"
+        found = curves(rows, lambda k, s=start, e=end: _between(k, s, e) if k.count("/") == 4 and _score(k) == e[1:]
+                       else None)
+        luck = next((r[f"{start}chance"] for r in rows if score == "accuracy" and f"{start}chance" in r), None)
+        drawn = plots.lines({name.replace("/", ", "): c for name, c in found.items()}, "optimiser step",
+                            f"{SCORES.get(score, score)} (0 to 1)", chance=luck)
+        items.append(figure(plots.svg(drawn), f"Online probes for '{label}' on labelled samples held out: a linear one "
+                            "trained along on frozen features, and the vote of the nearest neighbours."
+                            + (" Chance is always the commonest class." if luck is not None else "")))
+    return items
+
+
+def _score(key: str) -> str:
+    """"macro_f1" of "val/online/digit/video/linear_macro_f1"."""
+    return key.rpartition("/")[2].partition("_")[2]
 
 
 def _between(key: str, start: str, end: str = "", not_in: tuple[str, ...] = ()) -> str | None:

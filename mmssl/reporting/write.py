@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from mmssl import build, plots
+from mmssl import build
 from mmssl.config import Recipe, dump
 from mmssl.errors import DataError
 from mmssl.eval import extract
 from mmssl.evaluate import device_of, open_model, project_pairs
-from mmssl.page import Section, figure, figures, folded, page, table, text
+from mmssl.page import Section, folded, page, table, text
+from mmssl.reporting.classes import classification, missing, probes, read_json
 from mmssl.reporting.embeddings import common_spaces, maps
 from mmssl.reporting.history import held_out, read_metrics, training
 from mmssl.rundir import RunDir
@@ -46,8 +43,8 @@ def report(run_dir: str | Path, out: str | Path | None = None, checkpoint: str =
         embedded, samples = _embedded(run, recipe, checkpoint)
     except DataError as error:
         embedded, samples = [Section("Embeddings", [text(str(error), warning=True)])], None
-    sections = [training(rows, validations), held_out(validations, samples), *_probes(run), *_scores(run),
-                *_missing(run), *embedded, _environment(run), Section("Recipe", [folded("recipe.yaml", dump(recipe))])]
+    sections = [training(rows, validations), held_out(validations, samples), *probes(run), *classification(run),
+                *missing(run), *embedded, _environment(run), Section("Recipe", [folded("recipe.yaml", dump(recipe))])]
     method = recipe.method["name"]
     subtitle = f"{method}, {steps:,} of {recipe.trainer.max_steps:,} optimiser steps, data {recipe.data.root}"
     path = Path(out) if out else run.root / "report.html"
@@ -67,75 +64,10 @@ def _embedded(run: RunDir, recipe: Recipe, checkpoint: str) -> tuple[list[Sectio
     return [maps(features, labels, split.labels), common_spaces(pairs)], len(data.open(recipe.data.val))
 
 
-def _probes(run: RunDir) -> list[Section]:
-    found = _json(run.root / "probe.json")
-    if not found:
-        return []
-    section = Section("Linear probes and retrieval on the test split")
-    for label, by in found.get("labels", {}).items():
-        first = next(iter(by.values()))
-        head = ["features", "labels seen", "rows", *(f"{heading}: accuracy" for heading in by), *(
-            f"{heading}: macro-F1" for heading in by)]
-        lines = []
-        for i, row in enumerate(first["rows"]):
-            mates = [t["rows"][i] for t in by.values()]
-            lines.append([row["features"], f"{100 * row['fraction']:g} %", row["rows"],
-                          *(f"{m['accuracy']:.3f} ± {m['accuracy_std']:.3f}" for m in mates),
-                          *(f"{m['macro_f1']:.3f} ± {m['macro_f1_std']:.3f}" for m in mates)])
-        luck = first["chance"]
-        section.parts.append(table(head, lines, f"'{label}', {first['classes']} classes: mean ± standard deviation "
-                                   f"over draws of the labels; chance {luck['uniform']:.3f}, always the commonest "
-                                   f"class {luck['majority']:.3f}."))
-    matches = found.get("retrieval", {})
-    if matches:
-        lines = [[name.replace("_to_", " → "), *(f"{r['r_at'][k]:.3f}" for k in ("1", "5", "10")),
-                  f"{r['median_rank']:g}", r["rows"]] for name, r in matches.items()]
-        section.parts.append(table(["retrieval", "R@1", "R@5", "R@10", "median rank", "samples"], lines,
-                                   "Among all test samples; ties count against the model."))
-    return [section]
-
-
-def _scores(run: RunDir) -> list[Section]:
-    found = _json(run.root / "score.json")
-    if not found:
-        return []
-    result, luck = found["scores"], found["chance"]
-    lines = [[name, "undefined" if value is None else f"{value:.3f}", f"{luck[name]:.3f}" if name in luck else ""]
-             for name, value in result["values"].items()]
-    caption = (f"{', '.join(found['label'])}, {len(found['classes'])} classes: {result['rows']:,} samples of "
-               f"'{found['split']}', {found['windows']} × {found['crops']} views each; step {found['step']}.")
-    return [Section("Classification", [table(["score", "value", "without looking"], lines, caption)])]
-
-
-def _missing(run: RunDir) -> list[Section]:
-    """Heat maps of what `mmssl probe --missing all` left in the run's folder."""
-    section, items = Section("Sensors missing from the test samples"), []
-    done = [r for r in _json(run.root / "missing" / "bench.json").get("results", []) if r["state"] == "done"]
-    for label in dict.fromkeys(r["task"] for r in done):
-        cells = [(f"{r['subject']}: {c['features']}", ", ".join(c["missing"]) or "nothing", c["metrics"][r["shown"]])
-                 for r in done if r["task"] == label for c in r["cells"]]
-        rows, columns = (list(dict.fromkeys(cell[i] for cell in cells)) for i in (0, 1))
-        values = np.full((len(rows), len(columns)), np.nan)
-        for row, column, value in cells:
-            values[rows.index(row), columns.index(column)] = np.nan if value["mean"] is None else value["mean"]
-        picture = plots.heat_map(values, rows, columns, "who: features", "missing", "macro-F1 (0 to 1)")
-        items.append(figure(plots.svg(picture), f"'{label}': a linear probe fitted on complete samples and tested with "
-                                                "every set of devices missing but all; mean over seeds."))
-    section.parts.append(figures(items))
-    return [section]
-
-
 def _environment(run: RunDir) -> Section:
-    facts = _json(run.root / "environment.json")
+    facts = read_json(run.root / "environment.json")
     flat = [[key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)]
             for key, value in facts.items() if not isinstance(value, dict)]
     packages = [[name, version] for name, version in facts.get("packages", {}).items()]
     return Section("Environment", [table(["", "value"], flat), folded("packages", "\n".join(
         f"{name} {version}" for name, version in packages))] if facts else [])
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError:
-        raise DataError(f"{path}: no JSON; write it anew, or move it away") from None
