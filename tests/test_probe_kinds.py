@@ -246,11 +246,11 @@ def test_linear_kinds_are_scikit_learns_where_classes_are_absent_or_single_and_r
 def test_neighbours_are_those_of_a_loop_with_ties_absent_and_single_classes():
     """Few directions, so that most rows tie; votes that tie go to the class of the nearest row, the first of equals."""
     rng = np.random.default_rng(3)
-    x, queries = rng.integers(1, 3, (40, 2)).astype(np.float32), rng.integers(1, 4, (25, 2)).astype(np.float32)
+    x, queries = (rng.integers(1, 5, (n, 2)).astype(np.float32) for n in (40, 60))
     y = rng.choice([0, 1, 4], 40)
     y[7] = 3  # once; class 2 never
     unit = [row / np.linalg.norm(row.astype(np.float64)) for row in x]
-    for k in (1, 4, 9):
+    for k in (1, 2, 4, 6, 9):
         found = KNN(k).fit(Labelled(x, y), 5, Rng()).output(queries).argmax(axis=1)
         for query, guess in zip(queries, found, strict=True):
             cosine = [round(float(u @ query.astype(np.float64)) / float(np.linalg.norm(query)), 9) for u in unit]
