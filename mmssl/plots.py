@@ -23,7 +23,7 @@ NUMBERED = 26
 
 
 def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, log_y: bool = False,
-          chance: float | None = None) -> Figure:
+          chance: float | None = None, log_x: bool = False) -> Figure:
     """Curves over a common axis.
 
     Args:
@@ -31,6 +31,7 @@ def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str,
         x, y: names of the axes, with units.
         log_y: logarithmic y axis.
         chance: a dashed line at this height.
+        log_x: logarithmic x axis, with plain numbers.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.1))
@@ -41,8 +42,35 @@ def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str,
             axes.axhline(chance, color="grey", linestyle="--", linewidth=1, label="chance")
         if log_y and all(v > 0 for _, ys in curves.values() for v in ys if v == v):
             axes.set_yscale("log")
+        if log_x:
+            places = sorted({v for xs, _ in curves.values() for v in xs})
+            axes.set_xscale("log")
+            axes.set_xticks(places, [f"{v:g}" for v in places], minor=False)
+            axes.set_xticks([], minor=True)
         if len(curves) > 1 or chance is not None:
             axes.legend(fontsize=8, frameon=False)
+        return figure
+
+
+def dots(rows: Mapping[str, tuple[float, float | None, float | None]], x: str, chance: float | None = None) -> Figure:
+    """One value a row, with its interval.
+
+    Args:
+        rows: by name, the value and both ends of its interval (None: there is none), from top to bottom.
+        x: name of the axis, with units.
+        chance: a dashed line at this value.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.6, max(1.6, 0.24 * len(rows) + 0.9)))
+        axes = figure.add_subplot(xlabel=x)
+        for place, (value, low, high) in enumerate(rows.values()):
+            if low is not None and high is not None:
+                axes.plot([low, high], [place, place], color="tab:blue", linewidth=1.4, alpha=0.6)
+            axes.plot([value], [place], "o", color="tab:blue", markersize=4)
+        if chance is not None:
+            axes.axvline(chance, color="grey", linestyle="--", linewidth=1)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         return figure
 
 

@@ -125,7 +125,8 @@ def search(run_dir: str | Path, query: str, target: str, *, top: int = 5, data: 
 def write_page(found: Found, path: str | Path) -> None:
     """Write what was found as one HTML file in which the clips play; it needs no other file."""
     sections = [Section(f"{place}. cosine {hit.score:+.3f} ({hit.key})", [
-        *(_shown(field, data) for field, data in hit.files.items()),
+        *(_shown(field, data) for field, data in sorted(  # what was asked for comes first
+            hit.files.items(), key=lambda file: file[0].split(".")[0] != found.target)),
         text("  ".join(f"{name}: {value}" for name, value in hit.labels.items()))])
         for place, hit in enumerate(found.hits, 1)]
     title = f"{found.kind} → {found.target}: {found.query}"

@@ -1,5 +1,6 @@
 """A suite over real small runs: its numbers against direct computation, what is kept, what is skipped and named."""
 
+import html
 import json
 import re
 
@@ -114,6 +115,28 @@ def test_what_stands_beside_and_what_could_not_run_is_said(lab, report):  # noqa
     digest = next(r.digest for r in report.results if r.subject == "small_clips")
     records = next(r.split_hash["test"] for r in report.results if r.task == "way" and r.split_hash)
     assert digest[:12] in text and records[:12] in text and len(digest) == len(records) == 64
+
+
+def test_the_page_shows_every_number_and_a_picture_of_each_task_without_the_network(lab, report):  # noqa: F811
+    page = (lab / "out" / "bench.html").read_text()
+    assert not re.search(r"(src|href)=.?(https?:|//)|<script|<link|@import", page)
+    for section in ("act", "way", "match", "All numbers", "Encoders", "Remarks", "Environment"):
+        assert f"<h2>{section}</h2>" in page
+    assert "<h2>far</h2>" not in page  # what is not there has no picture
+    act, way, match = (page.split(f"<h2>{name}</h2>")[1].split("</section>")[0] for name in ("act", "way", "match"))
+    for axis in ("macro-F1 (0 to 1)", "share of the training labels (%)", "missing", "guessed class"):
+        assert f">{axis}</text>" in act
+    assert act.count("<svg") == act.count("<figcaption") == 4 and way.count("<svg") == 2
+    for row in ("small_signals: global", "small_signals, random weights: acc", "hand-made features: all"):
+        assert f">{row}</text>" in act
+    lost = cell(report, "act", "small_signals", "all", missing=["acc"]).metrics["macro_f1"]["mean"]
+    assert f">{lost:.2f}</text>" in act  # in the heat map
+    for name in ("text &gt; video", "audio &gt; video"):
+        found = cell(report, "match", "small_clips", html.unescape(name))
+        told = [found.metrics[k]["mean"] for k in ("R@1", "R@5", "R@10")]
+        assert f"<td>small_clips: {name}</td>" + "".join(f"<td>{v:.3f}</td>" for v in told) in match
+    for line in report.text.splitlines()[3:6]:
+        assert all(f"<td>{html.escape(word)}</td>" in page for word in re.split(" {2,}", line))
 
 
 def test_the_second_time_all_is_kept_and_a_new_task_costs_no_feature(lab, report, passes, monkeypatch):  # noqa: F811

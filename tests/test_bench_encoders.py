@@ -33,6 +33,9 @@ def colours():
 def nothing():
     return Colours()
 
+def broken():
+    return 1 / 0
+
 class Learns(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -62,7 +65,8 @@ def test_library_encoders_and_a_function_of_ones_own_go_through_one_suite(lab, f
     names = ["timm:vit_tiny_patch16_224", "torchaudio:tiny", f"{factory}:colours"]
     report = bench(str(lab / "suite.yaml"), encoders=names, seeds=1, out=lab / "enc", only=["way", "match"])
     done = {(r.subject.split(":")[0], c.features) for r in report.results if r.state == "done" for c in r.cells}
-    assert done == {("timm", "video"), ("torchaudio", "audio"), (str(factory), "video")}
+    assert done == {("timm", "video"), ("torchaudio", "audio"), ("colours", "video")}
+    assert f"colours: {factory}:colours; its own; weights" in report.text
     assert "timm:vit_tiny_patch16_224: timm:vit_tiny_patch16_224; random weights" in report.text
     assert "timm:vit_tiny_patch16_224 compares none of text>video, audio>video: it has no common space" in report.text
     again = bench(str(lab / "suite.yaml"), encoders=["timm:vit_tiny_patch16_224"], seeds=1, out=lab / "enc2",
@@ -86,6 +90,40 @@ def test_features_of_a_function_are_what_it_computes_frozen(lab, factory):  # no
     with pytest.raises(AssertionError, match="records gradients although it is frozen"):
         Store().get(outside_subject(f"{factory}:learns", load_suite(str(lab / "suite.yaml"))),
                     Source(lab / "clips", "test"))
+
+
+def test_code_that_has_changed_is_another_encoder(lab, tmp_path):  # noqa: F811
+    """Two functions without weights of one file, and the same one after an edit: each has features of its own."""
+    path = tmp_path / "stats.py"
+    code = FACTORY + """
+class Stat(torch.nn.Module):
+    def __init__(self, of):
+        super().__init__()
+        self.of = of
+    def forward(self, x):
+        return self.of(x.flatten(1)).reshape(len(x), 1)
+
+def least():
+    return {"video": (Video(frames=4, size=16, rate=10), Stat(lambda x: x.amin(1)))}
+
+def most():
+    return {"video": (Video(frames=4, size=16, rate=10), Stat(lambda x: x.amax(1)))}
+
+def drawn():
+    return {"video": (Video(frames=4, size=16, rate=10), torch.nn.Linear(3, 1))}
+"""
+    plan, source = load_suite(str(lab / "suite.yaml")), Source(lab / "clips", "test")
+
+    def found(name):
+        return np.array(Store().get(outside_subject(f"{path}:{name}", plan), source).latents["video"])
+
+    path.write_text(code)
+    least, most = found("least"), found("most")
+    assert (least < most).all() and np.array_equal(found("least"), least)
+    path.write_text(code.replace("x.amin(1)", "x.amin(1) - 1"))
+    assert np.allclose(found("least"), least - 1)
+    digests = {outside_subject(f"{path}:drawn", plan).digest for _ in range(2)}
+    assert len(digests) == 1 and outside_subject(f"{path}:most", plan).weights == "none"
 
 
 def test_several_views_follow_each_other_and_are_those_of_the_loader(lab):  # noqa: F811
@@ -138,7 +176,7 @@ def test_hand_made_features_are_their_formulas():
 @pytest.mark.parametrize("name, message", [
     ("timm:no_such_net", "has no model 'no_such_net'"), ("torchaudio:wav2vec2_huge", "no model 'wav2vec2_huge'"),
     ("no_module_at_all:f", "No module named"), ("{factory}:none", "none"),
-    ("{factory}:nothing", "expected {modality:")])
+    ("{factory}:nothing", "expected {modality:"), ("{factory}:broken", "ZeroDivisionError: division by zero")])
 def test_encoders_that_cannot_be_had_are_said(lab, factory, name, message):  # noqa: F811
     with pytest.raises(ConfigError) as error:
         outside_subject(name.format(factory=factory), load_suite(str(lab / "suite.yaml")))

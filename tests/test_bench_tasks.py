@@ -74,6 +74,35 @@ def test_several_labels_go_through_and_are_scored_class_by_class():
         run(Task("t", "r", label="kinds"), [train], [test])
 
 
+def test_features_are_standardised_within_each_group():
+    """Against a loop over groups: absent rows stay zero and count for no mean, also where a device is missing."""
+    lots = [lot(60, views=2), lot(30, views=2, seed=1)]
+    lots[0].latents["b"][:, 0] = 3.5 * lots[0].present["b"]  # constant within the first split
+    bank = Bank(Hand(), lots, within=True)
+    groups = np.repeat(np.concatenate([part.groups for part in lots]), 2)
+
+    def by_hand(x, there):
+        found = np.zeros_like(x, dtype=float)
+        for g in set(groups):
+            rows = (groups == g) & there
+            mean, std = x[rows].astype(float).mean(0), x[rows].astype(float).std(0)
+            found[rows] = (x[rows] - mean) / np.where(std > 0, std, np.inf)
+        return found
+
+    x = {m: np.concatenate([part.latents[m] for part in lots]) for m in "ab"}
+    there = {m: np.concatenate([part.present[m] for part in lots]) for m in "ab"}
+    want = {m: by_hand(x[m], there[m]) for m in "ab"}
+    assert 0 < there["b"].mean() < 1 and np.allclose(bank.rows("b").block(0, 180), want["b"], atol=1e-5)
+    assert np.allclose(bank.rows("all").take(np.arange(7, 90)).block(3, 50),
+                       np.concatenate([want["a"], want["b"]], 1)[10:57], atol=1e-5)
+    assert np.allclose(bank.rows("all", ["a"]).block(0, 180)[:, :4], 0)
+    assert np.allclose(bank.rows("global", ["a"]).block(0, 180), want["b"], atol=1e-5)
+    assert np.allclose(bank.rows("global").block(0, 180), by_hand(x["a"] + x["b"], there["a"] | there["b"]), atol=1e-5)
+    lots[1].groups[0] = ""
+    with pytest.raises(ConfigError, match="some samples have no group"):
+        Bank(Hand(), lots, within=True)
+
+
 def test_each_training_sample_lacks_what_it_drew():
     train, test = lot(lacks=False), lot(40, seed=1, lacks=False)
     task = Task("t", "r", label="y", features=["all", "global"], probe={"name": "ridge", "penalties": [1.0]},

@@ -219,3 +219,42 @@ def test_probes_are_named_parts_with_checked_settings():
                  {"name": "low_rank", "keep_rate": 0.0}):
         with pytest.raises(ConfigError, match="expected"):
             PROBES.build(node)
+
+
+@pytest.mark.parametrize("c", [1e-2, 1.0])
+def test_linear_kinds_are_scikit_learns_where_classes_are_absent_or_single_and_rows_repeat(c):
+    """Class 2 of 6 is never seen, class 4 once, class 5 only in the test; every tenth row comes again as class 3."""
+    train, test = blobs(200, classes=6), blobs(60, classes=6, seed=1)
+    seen = ~np.isin(train.y, [2, 5])
+    seen[np.flatnonzero(train.y == 4)[1:]] = False
+    train = train.take(seen)
+    again = np.arange(0, len(train.y), 10)
+    train = Labelled(np.concatenate([train.x, train.x[again]]), np.concatenate([train.y, np.full(len(again), 3)]))
+    assert np.bincount(train.y, minlength=6)[[2, 4, 5]].tolist() == [0, 1, 0]
+    a, b = scaled(train, test)
+    known = np.unique(train.y)
+    logistic = LogisticRegression(C=c, tol=1e-9, max_iter=9000).fit(a, train.y)
+    margin = LinearSVC(C=c, tol=1e-9, max_iter=200_000, dual=False).fit(a, train.y).decision_function(b)
+    ridge = RidgeClassifier(alpha=1 / c).fit(a, train.y).decision_function(b)
+    for probe, want, slack in ((Linear([c]), logistic.predict_proba(b), 2e-3), (SVM([c]), margin, 5e-3),
+                               (Ridge([c]), ridge, 1e-5)):
+        found = probe.fit(train, 6, Rng()).output(test.x)
+        assert found.shape == (60, 6) and np.abs(found[:, known] - want).max() < slack * max(1, np.abs(want).max())
+        assert np.isin(found.argmax(1), known).all()  # a class that was never seen is never guessed
+
+
+def test_neighbours_are_those_of_a_loop_with_ties_absent_and_single_classes():
+    """Few directions, so that most rows tie; votes that tie go to the class of the nearest row, the first of equals."""
+    rng = np.random.default_rng(3)
+    x, queries = (rng.integers(1, 5, (n, 2)).astype(np.float32) for n in (40, 60))
+    y = rng.choice([0, 1, 4], 40)
+    y[7] = 3  # once; class 2 never
+    unit = [row / np.linalg.norm(row.astype(np.float64)) for row in x]
+    for k in (1, 2, 4, 6, 9):
+        found = KNN(k).fit(Labelled(x, y), 5, Rng()).output(queries).argmax(axis=1)
+        for query, guess in zip(queries, found, strict=True):
+            cosine = [round(float(u @ query.astype(np.float64)) / float(np.linalg.norm(query)), 9) for u in unit]
+            near = sorted(range(40), key=lambda j: (-cosine[j], j))[:k]
+            votes = [sum(int(y[j]) == c for j in near) for c in range(5)]
+            first = next(int(y[j]) for j in near if votes[y[j]] == max(votes))
+            assert guess == first

@@ -2,10 +2,10 @@
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import REAL, needs
 
 from mmssl.data import codecs, schema
 from mmssl.data.labels import parse_labels
@@ -16,8 +16,6 @@ from mmssl.data.sources.rows import class_names
 from mmssl.data.sources.splits import assign_splits
 from mmssl.errors import ConfigError, DataError
 from mmssl.transforms import count_words, vocabulary
-
-REAL = Path(__file__).parents[2] / "shared" / "data"
 
 
 def records(root, split):
@@ -224,7 +222,7 @@ def test_class_names_and_vocabulary_order():
     assert vocabulary(count_words(["b b b c c a a <unk>"]), size=6) == ["<pad>", "<bos>", "<eos>", "<unk>", "b", "a"]
 
 
-@pytest.mark.skipif(not (REAL / "grid700").is_dir(), reason="no talking-face clips here")
+@needs("grid700")
 def test_real_clips_with_sound(tmp_path):
     with (REAL / "grid700" / "captions.csv").open() as file:
         rows = list(csv.DictReader(file))[:24]

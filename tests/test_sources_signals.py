@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import REAL, needs
 
 from mmssl.data import Split, codecs, schema
 from mmssl.data.labels import parse_labels
@@ -11,7 +12,6 @@ from mmssl.data.sources import pack_signals
 from mmssl.data.sources.stores import NpzStore
 from mmssl.errors import ConfigError, DataError
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
@@ -150,7 +150,7 @@ def test_npz_never_unpickles(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "stress_predict.npz").is_file(), reason="no wristband recordings here")
+@needs("stress_predict.npz")
 def test_real_wristband_with_four_rates(tmp_path):
     description = EXAMPLES / "stress_signals.yaml"
     report = pack_signals(str(REAL / "stress_predict.npz"), str(description), str(tmp_path / "out"))

@@ -10,7 +10,8 @@ import torch
 
 from mmssl.bench.kept import Latents
 from mmssl.bench.subject import Subject
-from mmssl.eval import Rows, Stacked
+from mmssl.errors import ConfigError
+from mmssl.eval import Rows, Stacked, WithinGroups
 from mmssl.eval.features import pool_items
 
 #: Rows that are aggregated or projected at once.
@@ -23,10 +24,14 @@ class Bank:
     Args:
         subject: whose they are.
         lots: latents of one or several splits, one after the other, all with the same V.
+        within: whether features are standardised within each group.
+
+    Raises:
+        ConfigError: within groups, but some samples have none.
     """
 
-    def __init__(self, subject: Subject, lots: Sequence[Latents]) -> None:
-        self.subject, self.lots, self.views = subject, list(lots), lots[0].views
+    def __init__(self, subject: Subject, lots: Sequence[Latents], within: bool = False) -> None:
+        self.subject, self.lots, self.views, self.within = subject, list(lots), lots[0].views, within
         self.keys = np.concatenate([lot.keys for lot in lots])
         self.groups = np.concatenate([lot.groups for lot in lots])
         self.modalities = [name for name in lots[0].latents if all(name in lot.latents for lot in lots)]
@@ -36,6 +41,9 @@ class Bank:
         self._present = {name: np.concatenate([_any_item(lot.present[name]) for lot in lots])
                          for name in self.modalities}
         self._global: dict[frozenset, np.ndarray] = {}
+        self._standardised: dict[str | frozenset, WithinGroups] = {}
+        if within and (self.groups == "").any():
+            raise ConfigError("standardise: group: some samples have no group (subject, recording); leave it at train")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -67,9 +75,18 @@ class Bank:
 
     def present(self, name: str, missing: Collection[str] = ()) -> np.ndarray:
         """(N,) bool: which samples have any modality of a feature set that is not `missing`, in any view."""
+        return self._rows_with(name, missing).reshape(-1, self.views).any(axis=1)
+
+    def _rows_with(self, name: str, missing: Collection[str]) -> np.ndarray:
         there = [self._present[m] for m in self.members(name) if m not in missing]
-        rows = np.any(there, axis=0) if there else np.zeros(len(self) * self.views, dtype=bool)
-        return rows.reshape(-1, self.views).any(axis=1)
+        return np.any(there, axis=0) if there else np.zeros(len(self) * self.views, dtype=bool)
+
+    def _levelled(self, key: str | frozenset, rows: np.ndarray | Stacked, present: np.ndarray
+                  ) -> np.ndarray | Stacked | WithinGroups:
+        """Rows as they are, or standardised within groups; moments are taken once for each key."""
+        if self.within and key not in self._standardised:
+            self._standardised[key] = WithinGroups(rows, np.repeat(self.groups, self.views), present)
+        return self._standardised[key] if self.within else rows
 
     def rows(self, name: str, missing: Collection[str] = ()) -> Rows:
         """A feature set, (N * V, D); a modality that is missing, or named so, counts as absent.
@@ -79,11 +96,13 @@ class Bank:
             missing: modalities.
         """
         if name == "global":
-            return Rows([self._aggregated(frozenset(missing))])
+            gone = frozenset(missing)
+            return Rows([self._levelled(gone, self._aggregated(gone), self._rows_with(name, missing))])
         parts = []
         for m in self.members(name):
             part = self._part(m)
-            parts.append(np.broadcast_to(np.float32(0), part.shape) if m in missing else part)
+            parts.append(np.broadcast_to(np.float32(0), part.shape) if m in missing else
+                         self._levelled(m, part, self._present[m]))
         return Rows(parts)
 
     def _part(self, name: str) -> np.ndarray | Stacked:

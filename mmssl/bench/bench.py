@@ -13,6 +13,7 @@ from mmssl import __version__
 from mmssl.bench.bank import Bank
 from mmssl.bench.latents import Latents, Source, Store
 from mmssl.bench.outside import hand_made, outside_subject
+from mmssl.bench.pictures import html
 from mmssl.bench.probing import probe_task, settle
 from mmssl.bench.results import FILE, FORMAT, Result, read_result, slug, write_result
 from mmssl.bench.retrieving import retrieval_task
@@ -36,7 +37,7 @@ class BenchReport:
 
     Args:
         results: one for each task and subject.
-        folder: where `bench.json` and `bench.md` lie.
+        folder: where `bench.json`, `bench.md` and `bench.html` lie.
         text: tables for a reader.
         exit_code: 0, or that of the first task that failed.
     """
@@ -87,23 +88,25 @@ def run_suite(plan: Suite, subjects: list[Subject], seeds: int, folder: Path) ->
             result, failed = run_task(task, subject, root, store, seeds, folder / "results")
             results.append(result)
             code = code or failed
+    environment = describe()
     tree = {"format": FORMAT, "suite": plan.name, "seeds": seeds, "data_root": str(plan.root), "version": __version__,
-            "environment": describe(), "results": [result.as_dict() for result in results],
+            "environment": environment, "results": [result.as_dict() for result in results],
             "tasks": [task.protocol() | {"get": task.get, "pack": task.pack, "finetune": task.finetune,
                                          "shown": task.shown} for task in plan.tasks]}
     write_json(folder / FILE, tree)
     write_whole(folder / "bench.md", markdown(plan, results, seeds).encode())
+    write_whole(folder / "bench.html", html(plan, results, seeds, environment).encode())
     return BenchReport(results, folder, text_table(plan, results, seeds), code)
 
 
 def gather(plan: Suite, runs: Sequence[str | Path], encoders: Sequence[str], checkpoint: str) -> list[Subject]:
     """All that is measured, in order of the tables: runs, other encoders, then what stands beside them."""
     trained = [run_subject(run, checkpoint) for run in runs]
-    names = [subject.name for subject in trained]
-    for subject in trained:
+    others = [outside_subject(name, plan) for name in encoders]
+    names = [subject.name for subject in (*trained, *others)]
+    for subject in (*trained, *others):
         if names.count(subject.name) > 1:
             subject.name = f"{subject.name} ({subject.origin})"
-    others = [outside_subject(name, plan) for name in encoders]
     twins = [random_twin(subject, run) for subject, run in zip(trained, runs, strict=True)]
     hands: dict[str, Subject] = {}
     for subject in trained:
@@ -176,7 +179,8 @@ def carry_out(task: Task, subject: Subject, root: Path, store: Store, seeds: int
         union = list(dict.fromkeys([*task.train, *task.test]))
         train = features(task.train if task.folds is None else union, views.train, 1)
         test = features(task.test if task.folds is None else union, views.test, views.crops)
-        setting = settle(task, Bank(subject, train), Bank(subject, test), manifest.labels)
+        banks = (Bank(subject, lots, task.standardise == "group") for lots in (train, test))
+        setting = settle(task, *banks, manifest.labels)
         result.classes = setting.classes
         probe_task(setting, seeds, result)
     result.left_out = sum(lot.left_out for lot in test)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mmssl import plots
 from mmssl.bench.bench import gather, run_suite
+from mmssl.bench.pictures import heat_map
 from mmssl.bench.results import Result
 from mmssl.bench.suite import Suite, Task
 from mmssl.errors import ConfigError
@@ -75,16 +74,3 @@ def probe_missing(run_dir: str | Path, checkpoint: str = "last", overrides: Sequ
             pictures.append(run.root / "missing" / f"{label}.png")
             plots.png(heat_map(mine), pictures[-1])
     return MissingReport(report.text, pictures, report.results)
-
-
-def heat_map(results: Sequence[Result]) -> plots.Figure:
-    """Macro-F1 by who is probed (rows) and what is missing (columns), of results for one label."""
-    scenarios = list(dict.fromkeys(tuple(cell.missing) for result in results for cell in result.cells))
-    rows, values = [], []
-    for result in results:
-        for features in dict.fromkeys(cell.features for cell in result.cells):
-            by = {tuple(c.missing): c.metrics[METRIC]["mean"] for c in result.cells if c.features == features}
-            rows.append(f"{result.subject}: {features}")
-            values.append([np.nan if by.get(s) is None else by[s] for s in scenarios])
-    columns = [", ".join(s) or "nothing" for s in scenarios]
-    return plots.heat_map(np.array(values, dtype=float), rows, columns, "who: features", "missing", "macro-F1 (0 to 1)")

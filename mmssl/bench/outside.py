@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -41,11 +44,7 @@ def outside_subject(name: str, suite: Suite) -> Subject:
         raise ConfigError(f"--encoder {name}: expected LIBRARY:MODEL, e.g. timm:resnet18 or torchaudio:wav2vec2_base, "
                           "or module:function")
     if library not in LIBRARIES:
-        built = call_factory(name)
-        return Subject(name, name, "its own", {m: _Plain(module) for m, (_, module) in built.items()}, {}, home,
-                       modalities={m: modality for m, (modality, _) in built.items()},
-                       facts={"modalities": {m: described(modality) for m, (modality, _) in built.items()}},
-                       device=device)
+        return _own_subject(name, home, device)
     node = {"name": library, "model": model, **suite.encoder}
     encoders, modalities, reasons = {}, {}, []
     with torch.random.fork_rng(devices=[]):
@@ -64,6 +63,17 @@ def outside_subject(name: str, suite: Suite) -> Subject:
                                                    "random weights"))
     return Subject(name, name, weights, encoders, {k: suite.inputs[k] for k in encoders}, home, modalities=modalities,
                    facts={"encoder": node}, device=device)
+
+
+def _own_subject(name: str, home: Path, device: torch.device) -> Subject:
+    """What somebody's function makes. Its code decides the features as much as its weights do, so that counts too."""
+    built, code = call_factory(name)
+    modules = {m: _Plain(module) for m, (_, module) in built.items()}
+    weights = "its own" if any(module.state_dict() for module in modules.values()) else "none"
+    return Subject(name.rpartition(":")[2], name, weights, modules, {}, home,
+                   modalities={m: modality for m, (modality, _) in built.items()},
+                   facts={"modalities": {m: described(modality) for m, (modality, _) in built.items()},
+                          "function": name.rpartition(":")[2], "code": code}, device=device)
 
 
 def hand_made(subject: Subject) -> Subject | None:
@@ -113,26 +123,39 @@ class _Plain(nn.Module):
         return self.module(x)
 
 
-def call_factory(name: str) -> dict[str, tuple[Any, nn.Module]]:
-    """What `module:function` or `file.py:function` gives. Raises ConfigError where it is not what a subject needs."""
+def call_factory(name: str) -> tuple[dict[str, tuple[Any, nn.Module]], str]:
+    """What `module:function` or `file.py:function` gives, and the SHA-256 of the file that the function stands in.
+
+    Raises:
+        ConfigError: there is no such function, or it gives something else than a subject needs.
+    """
     source, _, function = name.rpartition(":")
     try:
-        if source.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"mmssl_bench_{Path(source).stem}", source)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(source)
-        built = getattr(module, function)()
-    except (ImportError, OSError, AttributeError) as error:
-        raise ConfigError(f"--encoder {name}: {error}; expected timm:MODEL, torchaudio:MODEL, or the module or file "
-                          "and the function that makes the encoder") from None
+        module = _loaded(source)
+        code = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+        with torch.random.fork_rng(devices=[]):  # the same random weights each time
+            torch.manual_seed(Rng(("bench", function)).key)
+            built = getattr(module, function)()
+    except Exception as error:  # whatever somebody's code does wrong is theirs to see, in one line
+        raise ConfigError(f"--encoder {name}: {type(error).__name__}: {error}; expected timm:MODEL, torchaudio:MODEL, "
+                          "or the module or file and the function that makes the encoder") from error
     good = isinstance(built, Mapping) and built and all(
         isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], nn.Module) for pair in built.values())
     if not good:
         raise ConfigError(f"--encoder {name}: expected {{modality: (mmssl modality, torch module)}}, got "
                           f"{type(built).__name__}")
-    return dict(built)
+    return dict(built), code
+
+
+def _loaded(source: str) -> ModuleType:
+    """A module by its name, or a file's; like any module it can be found by name while its code runs."""
+    if not source.endswith(".py"):
+        return importlib.import_module(source)
+    spec = importlib.util.spec_from_file_location(f"mmssl_bench_{Path(source).stem}", source)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def described(modality: Any) -> str:

@@ -79,6 +79,8 @@ class Task:
         folds: see Folds; null: none.
         views: see Views.
         fractions: shares of the training labels.
+        standardise: over what features have mean 0 and deviation 1: "train", the training samples of the classifier;
+            "group", before that, each group's samples for itself, those that test among them, without their labels.
         missing: "all" also tests with every set of devices missing but not all; the classifier has seen all of them.
         drop_train: whether each training sample then lacks one such set, drawn evenly (the empty one among them).
         devices: modalities by device; {}: each modality is a device.
@@ -102,6 +104,7 @@ class Task:
     folds: Folds | None = None
     views: Views = field(default_factory=Views)
     fractions: list[float] = field(default_factory=lambda: [1.0])
+    standardise: Literal["train", "group"] = "train"
     missing: Literal["none", "all"] = "none"
     drop_train: bool = False
     devices: dict[str, list[str]] = field(default_factory=dict)
@@ -228,6 +231,8 @@ def _task_problems(task: Task, where: str) -> list[str]:
     if task.kind == "retrieval":
         if not task.pairs or any(len(set(pair.split(">"))) != 2 for pair in task.pairs):
             problems.append(f"{where}.pairs: expected query and gallery as in [text>video], got {task.pairs}")
+        if task.standardise == "group":
+            problems.append(f"{where}.standardise: retrieval compares features as they are; expected train")
     elif not task.label:
         problems.append(f"{where}.label: missing; name the label to be read")
     if any(not 0 < fraction <= 1 for fraction in task.fractions) or not task.fractions:

@@ -123,6 +123,7 @@ def _protocol(task: Task, results: Sequence[Result]) -> str:
     else:
         what = f"{task.label} ({task.kind.replace('_', ' ')}) by {task.probe['name']}"
         what += f" ({settings})" if settings else ""
+        what += ", features standardised within each group" if task.standardise == "group" else ""
     who = f"train {'+'.join(task.train)}, test {'+'.join(task.test)}" if task.kind != "retrieval" else (
         f"test {'+'.join(task.test)}")
     if task.folds is not None:

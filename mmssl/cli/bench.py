@@ -55,5 +55,5 @@ def _bench(args: argparse.Namespace) -> int:
     report = bench(args.suite, args.run, args.encoder, checkpoint=args.checkpoint, seeds=args.seeds, out=args.out,
                    overrides=args.overrides, only=args.task)
     print(report.text)
-    print(f"\nwritten: {report.folder}/bench.json, bench.md")
+    print(f"\nwritten: {report.folder}/bench.json, bench.md, bench.html")
     return report.exit_code

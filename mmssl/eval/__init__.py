@@ -21,14 +21,14 @@ from mmssl.eval.probes import (
     usable,
 )
 from mmssl.eval.retrieval import RetrievalResult, places, retrieval, retrieval_table, summary, true_ranks
-from mmssl.eval.rows import Labelled, Rows, Stacked
+from mmssl.eval.rows import Labelled, Rows, Stacked, WithinGroups
 from mmssl.eval.scores import METRICS, Scores, score_guesses, scores
 from mmssl.eval.tables import ProbeRow, ProbeTable, probe_table, render
 
 __all__ = ["Features", "Fitted", "KNN", "Labelled", "Linear", "LowRank", "METRICS", "OnlineLinear", "Probe",
            "ProbeResult", "ProbeRow", "ProbeTable", "RetrievalResult", "Ridge", "Rows", "SVM", "Scores", "Stacked",
-           "Verdict", "alignment", "chance", "collapsed", "dimension_std", "extract", "feature_names", "feature_sets",
-           "frozen", "join", "knn_probe", "label_draw", "label_fraction", "learnable", "linear_probe", "modality_gap",
-           "nearest", "on_device", "paired_interval", "places", "probe_table", "rankme", "rarest_class", "render",
-           "resample", "retrieval", "retrieval_table", "run_probe", "score_guesses", "scores", "seed_interval",
-           "spread", "summary", "take", "true_ranks", "uniformity", "usable", "weighted"]
+           "Verdict", "WithinGroups", "alignment", "chance", "collapsed", "dimension_std", "extract", "feature_names",
+           "feature_sets", "frozen", "join", "knn_probe", "label_draw", "label_fraction", "learnable", "linear_probe",
+           "modality_gap", "nearest", "on_device", "paired_interval", "places", "probe_table", "rankme",
+           "rarest_class", "render", "resample", "retrieval", "retrieval_table", "run_probe", "score_guesses",
+           "scores", "seed_interval", "spread", "summary", "take", "true_ranks", "uniformity", "usable", "weighted"]

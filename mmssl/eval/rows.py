@@ -33,17 +33,43 @@ class Stacked:
         return found
 
 
+class WithinGroups:
+    """Rows (R, D), each less the mean of its group and divided by the group's standard deviation, feature by feature.
+
+    Where people differ more than what is to be told of them. Constant features and absent rows are 0. Ours.
+
+    Args:
+        rows: what is to be standardised; nothing of it is copied.
+        groups: (R,) names.
+        present: (R,) bool; rows that are not count for no mean.
+    """
+
+    def __init__(self, rows: np.ndarray | Stacked, groups: np.ndarray, present: np.ndarray) -> None:
+        self.rows, self.present, self.shape = rows, present, rows.shape
+        names, self.home = np.unique(groups, return_inverse=True)
+        found = [moments(Rows([rows]).take((self.home == g) & present)) for g in range(len(names))]
+        self.mean, self.std = (np.stack([pair[i] for pair in found]) for i in (0, 1))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        home = self.home[rows]
+        return np.where(self.present[rows, None], (self.rows[rows] - self.mean[home]) / self.std[home], 0)
+
+
 class Rows:
     """N rows of several arrays side by side, some of them or all, without copying any until they are asked for.
 
     No paper: ours.
 
     Args:
-        parts: arrays of floats (R, D_i), in memory, `np.memmap` or Stacked, all of R rows; side by side D wide.
+        parts: arrays of floats (R, D_i), in memory, `np.memmap`, Stacked or WithinGroups, all of R rows; side by side D
+            wide.
         index: (N,) numbers of the rows, in the order wanted; None: all R.
     """
 
-    def __init__(self, parts: Sequence[np.ndarray | Stacked], index: np.ndarray | None = None) -> None:
+    def __init__(self, parts: Sequence[np.ndarray | Stacked | WithinGroups], index: np.ndarray | None = None) -> None:
         self.parts, self.index = list(parts), index
         heights = {len(part) for part in self.parts}
         if len(heights) != 1:

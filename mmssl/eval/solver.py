@@ -97,6 +97,7 @@ def minimise(objective: Objective, rows: Standard, y: Tensor, penalty: float, st
         (D + 1, K) float64.
     """
     from scipy.optimize import minimize  # half a second to import
+    from threadpoolctl import threadpool_limits
     count, shape, weight = len(rows.x), start.shape, 1 / (penalty * len(rows.x))
     held = slice(None) if penalise_bias else slice(None, -1)
 
@@ -114,7 +115,8 @@ def minimise(objective: Objective, rows: Standard, y: Tensor, penalty: float, st
         return total.item() / count + weight / 2 * float(np.square(full).sum()), found.ravel()
 
     options = {"maxiter": max_iter, "maxls": 50, "gtol": tol, "ftol": 64 * np.finfo(float).eps}
-    return minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
+    with threadpool_limits(1, user_api="blas"):  # scipy's small steps on threads of its own would fight with PyTorch's
+        return minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
 
 
 def ridge_path(rows: Standard, y: Tensor, penalties: list[float]) -> list[np.ndarray]:
