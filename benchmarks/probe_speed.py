@@ -1,7 +1,7 @@
 """The linear probe against scikit-learn's lbfgs, and exact retrieval against faiss's flat index, in one run.
 
     python benchmarks/probe_speed.py --threads 2 --out probe_speed.json      # needs faiss-cpu for its part
-    python benchmarks/probe_speed.py --million                               # also 1,000,000 x 768 rows from a disk
+    python benchmarks/probe_speed.py --parts million                         # 1,000,000 x 768 rows from a disk
 
 Answers are compared before anything is timed: the classes guessed and the accuracy of the probe, the rows found by
 retrieval. Memory is the peak of a process over what it began with, so each of those parts runs in one of its own.
@@ -13,7 +13,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,14 @@ import torch
 from measure import Ratio, against, options, write
 from threadpoolctl import threadpool_limits
 
-from mmssl.eval import Labelled, Linear, Ridge, nearest, true_ranks
+from mmssl.eval import Labelled, Linear, Ridge, nearest, places, true_ranks
 from mmssl.eval.nearest import unit_rows
 from mmssl.eval.probes import validation_rows
 from mmssl.rng import Rng
 
 PENALTIES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
 MILLION = 1_000_000
+PARTS = ("probe", "retrieval", "sort", "memory", "million")
 
 
 def clusters(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +40,13 @@ def clusters(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarray
     return (x * np.geomspace(0.3, 3, width)).astype(np.float32), y
 
 
-def probe_ratios(pairs: int, penalties: list[float]) -> Ratio:
+def probe_ratios(pairs: int) -> Iterator[Ratio]:
+    """For one penalty, and for several of which the best is chosen."""
+    for penalties in ([1e-2], PENALTIES):
+        yield probe_ratio(pairs, penalties)
+
+
+def probe_ratio(pairs: int, penalties: list[float]) -> Ratio:
     """Ours and scikit-learn's, for the same penalties: standardise, choose on the same rows, fit, predict."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -66,37 +73,44 @@ def probe_ratios(pairs: int, penalties: list[float]) -> Ratio:
     return against(name, ours, theirs, pairs, warm=0)
 
 
-def retrieval_ratios(pairs: int) -> list[Ratio]:
-    """The 20 nearest of 50,000 rows for 5,000 queries, and the place of each query's own row among 50,000."""
+def rows_to_find() -> tuple[torch.Tensor, torch.Tensor]:
+    """5,000 queries and a gallery of 50,000, rows of length 1 in 512 dimensions; a query's own row has its number."""
     generator = torch.Generator().manual_seed(0)
     gallery = unit_rows(torch.randn(50_000, 512, generator=generator))[0]
-    queries = unit_rows(gallery[:5000] + 0.05 * torch.randn(5000, 512, generator=generator))[0]
+    return unit_rows(gallery[:5000] + 0.05 * torch.randn(5000, 512, generator=generator))[0], gallery
 
-    def by_sort() -> torch.Tensor:
-        scores = queries @ gallery.T
-        order = scores.argsort(dim=1, descending=True)
-        return (order == torch.arange(5000)[:, None]).nonzero()[:, 1]
 
-    def places() -> torch.Tensor:
-        from mmssl.eval import places as places_of
-        return places_of(queries, gallery, torch.arange(5000), torch.arange(50_000))[0]
-
-    results = []
+def faiss_ratios(pairs: int) -> list[Ratio]:
+    """The 20 nearest of 50,000 rows for 5,000 queries."""
     try:
         import faiss
-        faiss.omp_set_num_threads(torch.get_num_threads())
-        index = faiss.IndexFlatIP(512)
-        index.add(gallery.numpy())
-        scores, found = nearest(queries, gallery, 20)
-        theirs, other = index.search(queries.numpy(), 20)
-        assert np.allclose(scores.numpy(), theirs, atol=1e-5) and np.mean(found.numpy() == other) > 0.999
-        results.append(against("20 nearest, 5,000 x 50,000 x 512, faiss flat", lambda: nearest(queries, gallery, 20),
-                               lambda: index.search(queries.numpy(), 20), pairs))
     except ImportError:
         print("faiss is not installed: `pip install faiss-cpu` for its part")
-    assert torch.equal(places(), by_sort())
-    results.append(against("place of the own row, the same, full sort", places, by_sort, pairs))
-    return results
+        return []
+    queries, gallery = rows_to_find()
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.IndexFlatIP(512)
+    index.add(gallery.numpy())
+    scores, found = nearest(queries, gallery, 20)
+    theirs, other = index.search(queries.numpy(), 20)
+    assert np.allclose(scores.numpy(), theirs, atol=1e-5) and np.mean(found.numpy() == other) > 0.999
+    return [against("20 nearest, 5,000 x 50,000 x 512, faiss flat", lambda: nearest(queries, gallery, 20),
+                    lambda: index.search(queries.numpy(), 20), pairs)]
+
+
+def sort_ratios(pairs: int) -> list[Ratio]:
+    """The place of each query's own row among 50,000, against sorting all scores."""
+    queries, gallery = rows_to_find()
+
+    def by_sort() -> torch.Tensor:
+        order = (queries @ gallery.T).argsort(dim=1, descending=True)
+        return (order == torch.arange(5000)[:, None]).nonzero()[:, 1]
+
+    def by_count() -> torch.Tensor:
+        return places(queries, gallery, torch.arange(5000), torch.arange(50_000))[0]
+
+    assert torch.equal(by_count(), by_sort())
+    return [against("place of the own row, the same, full sort", by_count, by_sort, pairs)]
 
 
 def peak(part: Callable[..., None], *args: object) -> dict[str, float]:
@@ -156,22 +170,28 @@ def write_million(folder: Path, rows: int, classes: int = 10) -> str:
     return str(folder / "x.npy")
 
 
+#: By part, what is timed against another library.
+RATIOS = {"probe": probe_ratios, "retrieval": faiss_ratios, "sort": sort_ratios}
+
+
 def main() -> None:
-    """Run all parts and print them."""
+    """Run the parts asked for and print them."""
     parser = options(__doc__)
-    parser.add_argument("--million", action="store_true", help="also probes on 1,000,000 x 768 rows from a disk")
-    parser.add_argument("--rows", type=int, default=MILLION, help="of that part")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS[:-1]), help="default: all but million")
+    parser.add_argument("--rows", type=int, default=MILLION, help="of the part million")
     args = parser.parse_args()
     threads = args.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    memory = {}
+    results, memory = [], {}
     with threadpool_limits(threads):
-        results = [probe_ratios(args.pairs, [1e-2]), probe_ratios(args.pairs, PENALTIES), *retrieval_ratios(args.pairs)]
-    for result in results:
-        print(result.line("other"))
-    for rows in (5000, 20_000):
-        memory[f"retrieval {rows} x {rows} x 512"] = peak(rank_part, threads, rows)
-    if args.million:
+        for part in args.parts:
+            for found in RATIOS[part](args.pairs) if part in RATIOS else []:
+                results.append(found)
+                print(found.line("other"), flush=True)
+    if "memory" in args.parts:
+        for rows in (5000, 20_000):
+            memory[f"retrieval {rows} x {rows} x 512"] = peak(rank_part, threads, rows)
+    if "million" in args.parts:
         with tempfile.TemporaryDirectory() as folder:
             path = write_million(Path(folder), args.rows)
             for kind in ("ridge", "linear"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,8 +16,8 @@ from mmssl.eval.threads import side_by_side
 
 #: Cosines closer than this are one score: float32 cannot tell them apart. For widths up to 512; grows with the root.
 TIE = 1e-6
-#: Query rows in a block, and gallery rows per query row in a block: scores that stay in the processor's cache.
-CHUNK, WIDER = 1024, 4
+#: Query rows in a block, few enough that threads have equally much to do, and gallery rows per query row in a block.
+CHUNK, WIDER = 512, 8
 #: Scores that are looked through together.
 RUN = 128
 
@@ -35,44 +36,50 @@ def nearest(queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], k: int
     Returns:
         their cosines, and their row numbers.
     """
-    return nearest_of(queries, gallery.split(WIDER * chunk), k, chunk)
+    def part(some: Tensor) -> tuple[Tensor, Tensor]:  # each thread goes through the gallery without waiting for others
+        return nearest_of(some, gallery.split(WIDER * chunk), k, chunk)
+
+    with exact_products(queries.device.type):
+        found = list(side_by_side(part, queries.split(chunk), queries.device))
+    return torch.cat([values for values, _ in found]), torch.cat([index for _, index in found])
 
 
 def nearest_of(queries: Float[Tensor, "Q D"], blocks: Iterable[Tensor], k: int, chunk: int = CHUNK
                ) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
     """`nearest` in a gallery that comes in blocks, one pass over them; each is compared in the type of the queries."""
-    margin, start, products = tie_margin(queries), 0, [Products(queries) for _ in queries.split(chunk)]
+    margin, start, product = tie_margin(queries), 0, Products(queries)
     lots = [(q, q.new_zeros(len(q), 0), torch.zeros(len(q), 0, dtype=torch.int64, device=q.device))
             for q in queries.split(chunk)]
-    with exact_products(queries.device.type), side_by_side(queries.device) as each:
+    with exact_products(queries.device.type):
         for block in blocks:
             block = block.to(queries.dtype)
 
-            def better(lot: tuple[Products, tuple[Tensor, Tensor, Tensor]], block: Tensor = block, start: int = start
+            def better(lot: tuple[Tensor, Tensor, Tensor], block: Tensor = block, start: int = start
                        ) -> tuple[Tensor, Tensor, Tensor]:
-                product, (q, values, index) = lot
+                q, values, index = lot
                 return q, *_merge(values, index, product(q, block), start, k, margin)
 
-            lots = list(each(better, zip(products, lots, strict=True)))
+            lots = list(side_by_side(better, lots, queries.device))
             start += len(block)
     return torch.cat([values for _, values, _ in lots]), torch.cat([index for _, _, index in lots])
 
 
 class Products:
-    """Matrix products into one piece of memory that is taken once: fresh memory for each costs a tenth of the time.
+    """Matrix products into memory that each thread takes once: fresh memory for each costs a tenth of the time.
 
     Args:
         like: a tensor of their type and on their device.
     """
 
     def __init__(self, like: Tensor) -> None:
-        self.memory = like.new_empty(0)
+        self.like, self.mine = like, threading.local()
 
     def __call__(self, q: Tensor, g: Tensor) -> Tensor:
-        """(q, D) by (g, D) to (q, g); good until the next call."""
-        if self.memory.numel() < len(q) * len(g):
-            self.memory = q.new_empty(len(q) * len(g))
-        return torch.mm(q, g.T, out=self.memory[:len(q) * len(g)].view(len(q), len(g)))
+        """(q, D) by (g, D) to (q, g); good until the next call in this thread."""
+        memory = getattr(self.mine, "memory", None)
+        if memory is None or memory.numel() < len(q) * len(g):
+            memory = self.mine.memory = self.like.new_empty(len(q) * len(g))
+        return torch.mm(q, g.T, out=memory[:len(q) * len(g)].view(len(q), len(g)))
 
 
 def _merge(values: Tensor, index: Tensor, scores: Tensor, start: int, k: int, margin: float) -> tuple[Tensor, Tensor]:

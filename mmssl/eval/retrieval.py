@@ -89,8 +89,8 @@ def places(queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], query_i
         share = (span + 1) / (span + 1 + ahead.double())
         return ahead[:, 0], (share * (span < real.sum(dim=1, keepdim=True))).sum(dim=1) / real.sum(dim=1)
 
-    with exact_products(q.device.type), side_by_side(q.device) as each:
-        found = list(each(part, torch.arange(len(q), device=q.device).split(chunk)))
+    with exact_products(q.device.type):
+        found = list(side_by_side(part, torch.arange(len(q), device=q.device).split(chunk), q.device))
     return torch.cat([ranks for ranks, _ in found]), torch.cat([precision for _, precision in found])
 
 

@@ -101,25 +101,24 @@ def minimise(objective: Objective, rows: Standard, y: Tensor, penalty: float, st
     count, shape, weight = len(rows.x), start.shape, 1 / (penalty * len(rows.x))
     held = slice(None) if penalise_bias else slice(None, -1)
 
-    with side_by_side(rows.device) as each:
-        def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            w = torch.from_numpy(flat.reshape(shape)).to(rows.device, torch.float32)
+    def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        w = torch.from_numpy(flat.reshape(shape)).to(rows.device, torch.float32)
 
-            def part(block: tuple[slice, Tensor]) -> tuple[Tensor, Tensor]:
-                where, x = block
-                loss, slope = objective(torch.addmm(w[-1], x, w[:-1]), y[where])
-                return loss, torch.cat([x.T @ slope, slope.sum(dim=0, keepdim=True)])
+        def part(block: tuple[slice, Tensor]) -> tuple[Tensor, Tensor]:
+            where, x = block
+            loss, slope = objective(torch.addmm(w[-1], x, w[:-1]), y[where])
+            return loss, torch.cat([x.T @ slope, slope.sum(dim=0, keepdim=True)])
 
-            total, gradient = 0.0, torch.zeros_like(w, dtype=torch.float64)
-            for loss, slope in each(part, rows.blocks()):
-                total, gradient = total + loss.item(), gradient + slope
-            found = gradient.cpu().numpy() / count
-            full = flat.reshape(shape)[held]
-            found[held] += weight * full
-            return total / count + weight / 2 * float(np.square(full).sum()), found.ravel()
+        total, gradient = 0.0, torch.zeros_like(w, dtype=torch.float64)
+        for loss, slope in side_by_side(part, rows.blocks(), rows.device):
+            total, gradient = total + loss.item(), gradient + slope
+        found = gradient.cpu().numpy() / count
+        full = flat.reshape(shape)[held]
+        found[held] += weight * full
+        return total / count + weight / 2 * float(np.square(full).sum()), found.ravel()
 
-        options = {"maxiter": max_iter, "maxls": 50, "gtol": tol, "ftol": 64 * np.finfo(float).eps}
-        return minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
+    options = {"maxiter": max_iter, "maxls": 50, "gtol": tol, "ftol": 64 * np.finfo(float).eps}
+    return minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
 
 
 def ridge_path(rows: Standard, y: Tensor, penalties: list[float]) -> list[np.ndarray]:
