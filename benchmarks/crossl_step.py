@@ -5,20 +5,24 @@
 
 A step is forward and backward of all sensors' encoders of the published form. The straight port is what one writes down
 first: Conv1d over (B, C, T) with padding="same", transposes around LayerNorm, PReLU. It gets our weights, and must give
-our latents and gradients before anything is timed. Both sides run by turns in one process.
+our latents and gradients before anything is timed. Both sides run by turns in one process. What a step's convolutions
+take alone, forward and backward, is timed after them: no layout or fusion of the rest makes a step shorter than that.
 """
 
 from __future__ import annotations
 
+import statistics
 import warnings
+from collections.abc import Callable
 
 import torch
-from measure import Ratio, against, options, write
+from measure import Ratio, against, options, seconds, write
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmssl.modalities import Series
 from mmssl.nn import ConvEncoder
-from mmssl.nn.conv_layer import EPS
+from mmssl.nn.conv_layer import EPS, convolve, convolve_back
 
 #: Sensors, channels of each, steps.
 SETS = {"sleep_edf": (4, 1, 3000), "wesad": (3, 1, 1000), "pamap2": (6, 3, 512)}
@@ -68,8 +72,28 @@ def check_equal(ours: list[nn.Module], straight: list[nn.Module], inputs: list[T
                     raise SystemExit(f"gradients differ by {error:.2g} of their norm: nothing to time")
 
 
-def measure(name: str, batch: int, pairs: int, compiled: bool, device: torch.device) -> Ratio:
-    """One data set's shape at one batch size."""
+def convolutions(encoders: list[ConvEncoder], inputs: list[Tensor]) -> Callable[[], None]:
+    """The convolutions of a step and nothing else, in the portions that `ConvEncoder` takes."""
+    work = []
+    for encoder, x in zip(encoders, inputs, strict=True):
+        for rows, _ in encoder.portions(x, None):
+            state = x[rows].transpose(1, 2).contiguous()
+            for layer in encoder.blocks:
+                out = layer(state).detach()
+                work.append((layer, state, torch.randn_like(out), layer is not encoder.blocks[0]))
+                state = out
+
+    @torch.no_grad()
+    def act() -> None:
+        for layer, state, towards, wants_x in work:
+            convolve(F.pad(state, (0, 0, *layer.reach)), layer.weight, layer.bias)
+            convolve_back(towards, state, layer.weight, layer.reach, wants_x)
+
+    return act
+
+
+def measure(name: str, batch: int, pairs: int, compiled: bool, device: torch.device) -> tuple[Ratio, float]:
+    """One data set's shape at one batch size; and the seconds of our convolutions alone."""
     sensors, channels, steps = SETS[name]
     series = Series(channels=channels, rate=100, seconds=steps / 100)
     ours = [ConvEncoder(series).to(device) for _ in range(sensors)]
@@ -87,7 +111,9 @@ def measure(name: str, batch: int, pairs: int, compiled: bool, device: torch.dev
                 layer.compile(dynamic=False)
     check_equal(ours, straight, inputs)
     title = f"{name} {sensors}×{channels}×{steps}, batch {batch}{', compiled' if compiled else ''}"
-    return against(title, lambda: step(ours, inputs), lambda: step(straight, inputs), pairs)
+    found = against(title, lambda: step(ours, inputs), lambda: step(straight, inputs), pairs)
+    alone = convolutions(ours, inputs)
+    return found, statistics.median(seconds(alone) for _ in range(1 + pairs))
 
 
 def main() -> None:
@@ -102,12 +128,15 @@ def main() -> None:
     warnings.filterwarnings("ignore", ".*padding='same'.*")
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    results = []
+    results, floors = [], {}
     for name in args.sets:
         for batch in args.batch:
-            results.append(measure(name, batch, args.pairs, args.compile, device))
-            print(results[-1].line("straight"), flush=True)
-    write(args.out, results, compiled=args.compile, threads=torch.get_num_threads())
+            found, floor = measure(name, batch, args.pairs, args.compile, device)
+            results.append(found)
+            floors[found.name] = floor
+            print(f"{found.line('straight')}   convolutions alone {1e3 * floor:.1f} ms, {floor / found.ours:.0%} of "
+                  f"ours; the port takes {found.other / floor:.2f} times that", flush=True)
+    write(args.out, results, convolutions_alone=floors, compiled=args.compile, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

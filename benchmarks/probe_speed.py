@@ -1,7 +1,7 @@
 """The linear probe against scikit-learn's lbfgs, and exact retrieval against faiss's flat index, in one run.
 
     python benchmarks/probe_speed.py --threads 2 --out probe_speed.json      # needs faiss-cpu for its part
-    python benchmarks/probe_speed.py --million                               # also 1,000,000 x 768 rows from a disk
+    python benchmarks/probe_speed.py --parts million                         # 1,000,000 x 768 rows from a disk
 
 Answers are compared before anything is timed: the classes guessed and the accuracy of the probe, the rows found by
 retrieval. Memory is the peak of a process over what it began with, so each of those parts runs in one of its own.
@@ -10,11 +10,10 @@ retrieval. Memory is the peak of a process over what it began with, so each of t
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,14 @@ import torch
 from measure import Ratio, against, options, write
 from threadpoolctl import threadpool_limits
 
-from mmssl.eval import Labelled, Linear, Ridge, nearest, true_ranks
+from mmssl.eval import Labelled, Linear, Ridge, nearest, places, true_ranks
 from mmssl.eval.nearest import unit_rows
 from mmssl.eval.probes import validation_rows
 from mmssl.rng import Rng
 
 PENALTIES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
 MILLION = 1_000_000
+PARTS = ("probe", "retrieval", "sort", "memory", "million")
 
 
 def clusters(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,11 +36,17 @@ def clusters(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarray
     fixed, rng = np.random.default_rng(99), np.random.default_rng(seed)
     centres, mix = fixed.normal(size=(classes, width)), fixed.normal(size=(width, width)) / width**0.5
     y = rng.integers(0, classes, rows)
-    x = 0.42 * centres[y] + rng.normal(size=(rows, width)) @ (np.eye(width) + mix)
+    x = 0.2 * centres[y] + rng.normal(size=(rows, width)) @ (np.eye(width) + mix)
     return (x * np.geomspace(0.3, 3, width)).astype(np.float32), y
 
 
-def probe_ratios(pairs: int, penalties: list[float]) -> Ratio:
+def probe_ratios(pairs: int) -> Iterator[Ratio]:
+    """For one penalty, and for several of which the best is chosen."""
+    for penalties in ([1e-2], PENALTIES):
+        yield probe_ratio(pairs, penalties)
+
+
+def probe_ratio(pairs: int, penalties: list[float]) -> Ratio:
     """Ours and scikit-learn's, for the same penalties: standardise, choose on the same rows, fit, predict."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -67,37 +73,44 @@ def probe_ratios(pairs: int, penalties: list[float]) -> Ratio:
     return against(name, ours, theirs, pairs, warm=0)
 
 
-def retrieval_ratios(pairs: int) -> list[Ratio]:
-    """The 20 nearest of 50,000 rows for 5,000 queries, and the place of each query's own row among 50,000."""
+def rows_to_find() -> tuple[torch.Tensor, torch.Tensor]:
+    """5,000 queries and a gallery of 50,000, rows of length 1 in 512 dimensions; a query's own row has its number."""
     generator = torch.Generator().manual_seed(0)
     gallery = unit_rows(torch.randn(50_000, 512, generator=generator))[0]
-    queries = unit_rows(gallery[:5000] + 0.05 * torch.randn(5000, 512, generator=generator))[0]
+    return unit_rows(gallery[:5000] + 0.05 * torch.randn(5000, 512, generator=generator))[0], gallery
 
-    def by_sort() -> torch.Tensor:
-        scores = queries @ gallery.T
-        order = scores.argsort(dim=1, descending=True)
-        return (order == torch.arange(5000)[:, None]).nonzero()[:, 1]
 
-    def places() -> torch.Tensor:
-        from mmssl.eval import places as places_of
-        return places_of(queries, gallery, torch.arange(5000), torch.arange(50_000))[0]
-
-    results = []
+def faiss_ratios(pairs: int) -> list[Ratio]:
+    """The 20 nearest of 50,000 rows for 5,000 queries."""
     try:
         import faiss
-        faiss.omp_set_num_threads(torch.get_num_threads())
-        index = faiss.IndexFlatIP(512)
-        index.add(gallery.numpy())
-        scores, found = nearest(queries, gallery, 20)
-        theirs, other = index.search(queries.numpy(), 20)
-        assert np.allclose(scores.numpy(), theirs, atol=1e-5) and np.mean(found.numpy() == other) > 0.999
-        results.append(against("20 nearest, 5,000 x 50,000 x 512, faiss flat", lambda: nearest(queries, gallery, 20),
-                               lambda: index.search(queries.numpy(), 20), pairs))
     except ImportError:
         print("faiss is not installed: `pip install faiss-cpu` for its part")
-    assert torch.equal(places(), by_sort())
-    results.append(against("place of the own row, the same, full sort", places, by_sort, pairs))
-    return results
+        return []
+    queries, gallery = rows_to_find()
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.IndexFlatIP(512)
+    index.add(gallery.numpy())
+    scores, found = nearest(queries, gallery, 20)
+    theirs, other = index.search(queries.numpy(), 20)
+    assert np.allclose(scores.numpy(), theirs, atol=1e-5) and np.mean(found.numpy() == other) > 0.999
+    return [against("20 nearest, 5,000 x 50,000 x 512, faiss flat", lambda: nearest(queries, gallery, 20),
+                    lambda: index.search(queries.numpy(), 20), pairs)]
+
+
+def sort_ratios(pairs: int) -> list[Ratio]:
+    """The place of each query's own row among 50,000, against sorting all scores."""
+    queries, gallery = rows_to_find()
+
+    def by_sort() -> torch.Tensor:
+        order = (queries @ gallery.T).argsort(dim=1, descending=True)
+        return (order == torch.arange(5000)[:, None]).nonzero()[:, 1]
+
+    def by_count() -> torch.Tensor:
+        return places(queries, gallery, torch.arange(5000), torch.arange(50_000))[0]
+
+    assert torch.equal(by_count(), by_sort())
+    return [against("place of the own row, the same, full sort", by_count, by_sort, pairs)]
 
 
 def peak(part: Callable[..., None], *args: object) -> dict[str, float]:
@@ -112,25 +125,35 @@ def peak(part: Callable[..., None], *args: object) -> dict[str, float]:
 
 def _measured(send: object, part: Callable[..., None], threads: int, *args: object) -> None:
     torch.set_num_threads(threads)
+    part(*args, warm=True)  # what libraries take once
     with threadpool_limits(threads):
-        before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
+        before, begin = resident("VmRSS"), time.perf_counter()
         said = part(*args)
-        send.send({"seconds": time.perf_counter() - begin, "said": said,
-                   "MiB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024})
+        send.send({"seconds": time.perf_counter() - begin, "said": said, "MiB": resident("VmHWM") - before})
 
 
-def rank_part(rows: int) -> float:
+def resident(which: str) -> float:
+    """Memory of this process in MiB: "VmRSS" now, "VmHWM" at its peak."""
+    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(which))
+    return int(line.split()[1]) / 1024
+
+
+def rank_part(rows: int, warm: bool = False) -> float:
     """R@10 of `rows` pairs in 512 dimensions."""
+    rows = 64 if warm else rows
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, 512, generator=generator)
     return (true_ranks(x, x + torch.randn(rows, 512, generator=generator)) < 10).double().mean().item()
 
 
-def million_part(kind: str, path: str, classes: int) -> float:
+def million_part(kind: str, path: str, warm: bool = False) -> float:
     """Accuracy on the last 20,000 rows of a probe that learns from the others, which lie on a disk."""
     x, y = np.load(path, mmap_mode="r"), np.load(path.replace("x.npy", "y.npy"))
+    if warm:
+        x, y = x[-20_500:], y[-20_500:]
     probe = Ridge() if kind == "ridge" else Linear([1e-4])
-    fitted = probe.fit(Labelled(x, y).take(np.arange(len(y) - 20_000)), classes, Rng())
+    fitted = probe.fit(Labelled(x, y).take(np.arange(len(y) - 20_000)), 10, Rng())
     return float(np.mean(fitted.output(x[-20_000:]).argmax(axis=1) == y[-20_000:]))
 
 
@@ -147,26 +170,32 @@ def write_million(folder: Path, rows: int, classes: int = 10) -> str:
     return str(folder / "x.npy")
 
 
+#: By part, what is timed against another library.
+RATIOS = {"probe": probe_ratios, "retrieval": faiss_ratios, "sort": sort_ratios}
+
+
 def main() -> None:
-    """Run all parts and print them."""
+    """Run the parts asked for and print them."""
     parser = options(__doc__)
-    parser.add_argument("--million", action="store_true", help="also probes on 1,000,000 x 768 rows from a disk")
-    parser.add_argument("--rows", type=int, default=MILLION, help="of that part")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS[:-1]), help="default: all but million")
+    parser.add_argument("--rows", type=int, default=MILLION, help="of the part million")
     args = parser.parse_args()
     threads = args.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    memory = {}
+    results, memory = [], {}
     with threadpool_limits(threads):
-        results = [probe_ratios(args.pairs, [1e-2]), probe_ratios(args.pairs, PENALTIES), *retrieval_ratios(args.pairs)]
-    for result in results:
-        print(result.line("other"))
-    for rows in (5000, 20_000):
-        memory[f"retrieval {rows} x {rows} x 512"] = peak(rank_part, threads, rows)
-    if args.million:
+        for part in args.parts:
+            for found in RATIOS[part](args.pairs) if part in RATIOS else []:
+                results.append(found)
+                print(found.line("other"), flush=True)
+    if "memory" in args.parts:
+        for rows in (5000, 20_000):
+            memory[f"retrieval {rows} x {rows} x 512"] = peak(rank_part, threads, rows)
+    if "million" in args.parts:
         with tempfile.TemporaryDirectory() as folder:
             path = write_million(Path(folder), args.rows)
             for kind in ("ridge", "linear"):
-                memory[f"{kind} probe, {args.rows:,} x 768 from a disk"] = peak(million_part, threads, kind, path, 10)
+                memory[f"{kind} probe, {args.rows:,} x 768 from a disk"] = peak(million_part, threads, kind, path)
     for name, found in memory.items():
         print(f"{name:<44} {found['seconds']:8.1f} s   {found['MiB']:8.0f} MiB more   said {found['said']:.4f}")
     write(args.out, results, memory=memory, threads=threads, command=" ".join(sys.argv))

@@ -10,7 +10,7 @@ from mmssl.errors import ConfigError, DataError
 from mmssl.modalities import Audio, Image, Mel, Motion, Series, Video, input_shape_of
 from mmssl.modalities.series import rotation
 from mmssl.rng import Rng
-from mmssl.transforms import Crop, inception_box, take, window_indices
+from mmssl.transforms import Crop, cut, inception_box, take, window_indices
 from mmssl.types import Clip, View
 
 RNG = Rng((0, "test"))
@@ -270,3 +270,20 @@ def test_a_sensor_worn_askew_keeps_lengths_and_turns_by_the_asked_amount():
     assert torch.equal(Series(3, 20, 2, rotate=20.0).transform(Clip(x, 20.0), 0.0, None), x[:, :40])
     with pytest.raises(ConfigError, match="3 channels"):
         Series(1, 20, 2, rotate=5.0)
+
+
+def test_cut_takes_the_steps_that_window_indices_lists():
+    x = torch.arange(40).reshape(2, 20)
+    for first, count, stride in [(0, 20, 1), (5, 6, 2), (-3, 4, 1), (18, 7, 1), (15, 4, 3), (19, 30, 1), (3, 9, 3)]:
+        for axis, length in ((1, 20), (0, 2)):
+            listed = x.index_select(axis, window_indices(length, first, count, stride))
+            assert torch.equal(cut(x, first, count, stride, axis), listed), (first, count, stride, axis)
+
+
+def test_a_rotation_is_the_exponential_of_its_axis_and_angle():
+    for seed in range(5):
+        drawn = torch.Generator().manual_seed(seed)
+        x, y, z = torch.nn.functional.normalize(torch.randn(3, generator=drawn).double(), dim=0).tolist()
+        angle = float(torch.randn((), generator=drawn)) * math.radians(90)
+        want = torch.matrix_exp(angle * torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=torch.float64))
+        torch.testing.assert_close(rotation(90, torch.Generator().manual_seed(seed)).double(), want, rtol=0, atol=1e-6)

@@ -137,6 +137,8 @@ def window_start(clips: Mapping[str, Clip], modalities: Mapping[str, Any], rng: 
     over = [1 / m.rate - 1 / clip.rate if rng is not None and getattr(m, "rate", None) else 0.0 for clip, m in timed]
     room = min(clip.seconds - m.seconds + more for (clip, m), more in zip(timed, over, strict=True))
     last = max(0, math.floor(room * step + 1e-6))
+    if last == 0:
+        return 0.0
     if rng is not None:
         return int(rng.at("window").numpy().random() * (last + 1)) / step
     return (last // 2 if view.windows == 1 else int(np.linspace(0, last, view.windows)[view.window])) / step
@@ -192,6 +194,7 @@ class Draft:
             valid=torch.zeros(size, dtype=torch.bool), rows=torch.tensor(list(rows), dtype=torch.int64),
             keys=[""] * size, groups=[""] * size)
         self._labels: list[dict[str, Classes]] = [{} for _ in rows]
+        self._there: list[tuple[str, ...] | None] = [None] * size  # by row, the modalities that were put
         self._names, self._several = labels, several or {}
 
     def put(self, row: int, tensors: Mapping[str, Tensor], key: str = "",
@@ -199,12 +202,15 @@ class Draft:
         """Fill one row with a sample's tensors."""
         for name, x in tensors.items():
             self.batch.streams[name].data[row] = x
-            self.batch.streams[name].present[row] = True
-        self.batch.valid[row] = True
+        self._there[row] = tuple(tensors)
         self.batch.keys[row], self.batch.groups[row], self._labels[row] = key, group, dict(labels or {})
 
     def finish(self) -> Batch:
-        """The batch, with the labels of all rows as `label_tensors` gives them."""
+        """The batch, with what is present and valid, and the labels of all rows as `label_tensors` gives them."""
+        self.batch.valid = torch.tensor([there is not None for there in self._there], dtype=torch.bool)
+        for name, stream in self.batch.streams.items():
+            stream.present = torch.tensor([there is not None and name in there for there in self._there],
+                                          dtype=torch.bool)
         self.batch.labels = label_tensors(self._labels, self._names, self._several)
         return self.batch
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mmssl.errors import ConfigError
-from mmssl.eval.nearest import WIDER, nearest_of, unit_rows
+from mmssl.eval.nearest import CHUNK, WIDER, nearest_of, unit_rows
 from mmssl.eval.probes import Fitted, ProbeResult, run_probe
 from mmssl.eval.rows import Labelled, rows_of
 from mmssl.registry import PROBES
@@ -33,7 +33,7 @@ class KNN:
     least = 1  # one class is enough for a vote
     draws = False
 
-    def __init__(self, k: int = 20, temperature: float | None = None, chunk: int = 1024) -> None:
+    def __init__(self, k: int = 20, temperature: float | None = None, chunk: int = CHUNK) -> None:
         if k < 1 or (temperature is not None and temperature <= 0):
             raise ConfigError(f"k-NN probe: expected k >= 1 and a temperature above 0, got {k} and {temperature}")
         self.k, self.temperature, self.chunk = k, temperature, chunk
@@ -63,7 +63,7 @@ class KNN:
 
 
 def knn_probe(train: Labelled, test: Labelled, k: int = 20, classes: int | None = None,
-              chunk: int = 1024) -> ProbeResult:
+              chunk: int = CHUNK) -> ProbeResult:
     """The vote of the k nearest training rows: see `KNN`, `run_probe`.
 
     Args:

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmssl.eval.nearest import WIDER, exact_products, tie_margin, unit_rows
+from mmssl.eval.nearest import CHUNK, WIDER, Products, count_reached, exact_products, tie_margin, unit_rows
+from mmssl.eval.threads import side_by_side
 
 __all__ = ["RetrievalResult", "places", "retrieval", "retrieval_table", "summary", "true_ranks"]
 
@@ -44,7 +45,7 @@ class RetrievalResult:
 
 
 def places(queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], query_ids: Int[Tensor, "Q"],
-           gallery_ids: Int[Tensor, "G"], chunk: int = 1024, unit: bool = True
+           gallery_ids: Int[Tensor, "G"], chunk: int = CHUNK, unit: bool = True
            ) -> tuple[Int[Tensor, "Q"], Float[Tensor, "Q"]]:
     """Where each query finds what belongs to it: the gallery rows of its own id. Ties against the model. Ours.
 
@@ -75,20 +76,22 @@ def places(queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], query_i
     if (first == last).any():
         raise ValueError(f"retrieval: {int((first == last).sum())} of {len(q)} queries have no right row in the "
                          "gallery; leave them out")
-    margin, ranks, precision = tie_margin(q), [], []
+    margin = tie_margin(q)
+
+    def part(rows: Tensor) -> tuple[Tensor, Tensor]:
+        span = torch.arange(int((last - first)[rows].max()), device=q.device)
+        real = span < (last - first)[rows, None]
+        right = order[(first[rows, None] + span).clamp(max=len(g) - 1)]
+        own = torch.stack([(q[rows] * g[column]).sum(dim=1) for column in right.T], dim=1)
+        bars = torch.where(real & g_fine[right] & q_fine[rows, None], own - margin, -torch.inf)
+        ahead = _wrong_ahead(q[rows], g, g_fine, torch.where(real, right, -1), bars, WIDER * chunk)
+        ahead = ahead.masked_fill(~real, len(g)).sort(dim=1).values  # rows that are not there stand last
+        share = (span + 1) / (span + 1 + ahead.double())
+        return ahead[:, 0], (share * (span < real.sum(dim=1, keepdim=True))).sum(dim=1) / real.sum(dim=1)
+
     with exact_products(q.device.type):
-        for rows in torch.arange(len(q), device=q.device).split(chunk):
-            span = torch.arange(int((last - first)[rows].max()), device=q.device)
-            real = span < (last - first)[rows, None]
-            right = order[(first[rows, None] + span).clamp(max=len(g) - 1)]
-            own = torch.stack([(q[rows] * g[column]).sum(dim=1) for column in right.T], dim=1)
-            bars = torch.where(real & g_fine[right] & q_fine[rows, None], own - margin, -torch.inf)
-            ahead = _wrong_ahead(q[rows], g, g_fine, torch.where(real, right, -1), bars, WIDER * chunk)
-            ahead = ahead.masked_fill(~real, len(g)).sort(dim=1).values  # rows that are not there stand last
-            ranks.append(ahead[:, 0])
-            share = (span + 1) / (span + 1 + ahead.double())
-            precision.append((share * (span < real.sum(dim=1, keepdim=True))).sum(dim=1) / real.sum(dim=1))
-    return torch.cat(ranks), torch.cat(precision)
+        found = list(side_by_side(part, torch.arange(len(q), device=q.device).split(chunk), q.device))
+    return torch.cat([ranks for ranks, _ in found]), torch.cat([precision for _, precision in found])
 
 
 def _wrong_ahead(q: Tensor, g: Tensor, g_fine: Tensor, right: Tensor, bars: Tensor, width: int) -> Tensor:
@@ -101,9 +104,9 @@ def _wrong_ahead(q: Tensor, g: Tensor, g_fine: Tensor, right: Tensor, bars: Tens
     """
     bars, back = bars.sort(dim=1)
     reached = torch.zeros(len(q), bars.shape[1] + 1, dtype=torch.int64, device=q.device)
-    lowest, broken = torch.finfo(q.dtype).min, bool(bars.isinf().any())
+    product, lowest, broken = Products(q), torch.finfo(q.dtype).min, bool(bars.isinf().any())
     for start in range(0, len(g), width):
-        scores = q @ g[start:start + width].T
+        scores = product(q, g[start:start + width])
         if not g_fine[start:start + width].all():
             scores.masked_fill_(~g_fine[start:start + width], lowest)
         row, which = ((right >= start) & (right < start + width)).nonzero(as_tuple=True)
@@ -112,7 +115,7 @@ def _wrong_ahead(q: Tensor, g: Tensor, g_fine: Tensor, right: Tensor, bars: Tens
             at = torch.searchsorted(bars, scores, right=True).masked_fill_(scores == -torch.inf, 0)
             reached.scatter_add_(1, at, torch.ones_like(at))
         else:
-            count = (scores >= bars).sum(dim=1)
+            count = count_reached(scores, bars)
             if broken:
                 count = torch.where(bars.isinf()[:, 0], (scores > -torch.inf).sum(dim=1), count)
             reached[:, 1] += count
@@ -120,7 +123,7 @@ def _wrong_ahead(q: Tensor, g: Tensor, g_fine: Tensor, right: Tensor, bars: Tens
     return torch.empty_like(counts).scatter_(1, back, counts)
 
 
-def true_ranks(queries: Float[Tensor, "N D"], gallery: Float[Tensor, "N D"], chunk: int = 1024) -> Int[Tensor, "N"]:
+def true_ranks(queries: Float[Tensor, "N D"], gallery: Float[Tensor, "N D"], chunk: int = CHUNK) -> Int[Tensor, "N"]:
     """For each query, how many gallery rows other than its own score at least as high as its own; see `places`.
 
     Args:
@@ -138,7 +141,7 @@ def true_ranks(queries: Float[Tensor, "N D"], gallery: Float[Tensor, "N D"], chu
 
 
 def retrieval(queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], ks: tuple[int, ...] = (1, 5, 10),
-              chunk: int = 1024, query_ids: Int[Tensor, "Q"] | None = None,
+              chunk: int = CHUNK, query_ids: Int[Tensor, "Q"] | None = None,
               gallery_ids: Int[Tensor, "G"] | None = None) -> RetrievalResult:
     """R@k, median rank, mean reciprocal rank and mAP of queries against a gallery. No paper: ours.
 
@@ -171,7 +174,7 @@ def summary(ranks: Int[Tensor, "Q"], precision: Float[Tensor, "Q"], gallery: int
 
 
 def retrieval_table(pairs: Mapping[str, tuple[Tensor, Tensor, Tensor]], ks: tuple[int, ...] = (1, 5, 10),
-                    chunk: int = 1024) -> dict[str, RetrievalResult]:
+                    chunk: int = CHUNK) -> dict[str, RetrievalResult]:
     """Both directions of each pair of modalities, over the samples that have both. No paper: ours.
 
     Args:

@@ -11,11 +11,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from mmssl.eval.rows import Rows
+from mmssl.eval.threads import side_by_side
 
 #: Bytes of standardised rows that are kept in memory; more are standardised anew in each pass.
 KEEP = 1 << 30
 #: Rows whose scores are computed at once: few enough that they stay in the processor's cache.
-STEP = 4096
+STEP = 2048
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -47,7 +48,7 @@ class Standard:
                 yield slice(start, start + len(block)), block
 
     def _standardised(self) -> Iterator[tuple[slice, Tensor]]:
-        for where, block in self.x.blocks(multiple=STEP if len(self.x) > STEP else 1):
+        for where, block in self.x.blocks():
             yield where, torch.from_numpy(((block - self.mean) / self.std).astype(np.float32)).to(self.device)
 
 
@@ -103,16 +104,19 @@ def minimise(objective: Objective, rows: Standard, y: Tensor, penalty: float, st
 
     def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
         w = torch.from_numpy(flat.reshape(shape)).to(rows.device, torch.float32)
-        total, gradient = torch.zeros((), dtype=torch.float64, device=rows.device), torch.zeros_like(w)
-        for where, x in rows.blocks():
+
+        def part(block: tuple[slice, Tensor]) -> tuple[Tensor, Tensor]:
+            where, x = block
             loss, slope = objective(torch.addmm(w[-1], x, w[:-1]), y[where])
-            total += loss
-            gradient[:-1].addmm_(x.T, slope)
-            gradient[-1] += slope.sum(dim=0)
-        found = gradient.double().cpu().numpy() / count
+            return loss, torch.cat([x.T @ slope, slope.sum(dim=0, keepdim=True)])
+
+        total, gradient = 0.0, torch.zeros_like(w, dtype=torch.float64)
+        for loss, slope in side_by_side(part, rows.blocks(), rows.device):
+            total, gradient = total + loss.item(), gradient + slope
+        found = gradient.cpu().numpy() / count
         full = flat.reshape(shape)[held]
         found[held] += weight * full
-        return total.item() / count + weight / 2 * float(np.square(full).sum()), found.ravel()
+        return total / count + weight / 2 * float(np.square(full).sum()), found.ravel()
 
     options = {"maxiter": max_iter, "maxls": 50, "gtol": tol, "ftol": 64 * np.finfo(float).eps}
     with threadpool_limits(1, user_api="blas"):  # scipy's small steps on threads of its own would fight with PyTorch's

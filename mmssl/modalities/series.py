@@ -13,7 +13,7 @@ from mmssl.modalities.base import Modality
 from mmssl.nn.tokenizers import PatchTokenizer
 from mmssl.registry import MODALITIES
 from mmssl.rng import Rng
-from mmssl.transforms import take, whole_ratio, window_indices
+from mmssl.transforms import cut, whole_ratio
 from mmssl.types import Clip
 
 
@@ -63,8 +63,8 @@ class Series(Modality):
         if not clip.rate or whole_ratio(clip.rate, self.rate) != 1:
             raise DataError(f"series: the file has {clip.rate or 'no known'} Hz, but the recipe expects {self.rate:g} "
                             "Hz. Set `rate` for this modality, or resample when packing.")
-        x = take(x, window_indices(x.shape[1], round(start * clip.rate), self.shape[1]), axis=1).float()
-        if not torch.isfinite(x).all():
+        x = cut(x, round(start * clip.rate), self.shape[1], axis=1).float()
+        if not math.isfinite(x.sum()) and not torch.isfinite(x).all():  # one pass; finite numbers may add up to more
             bad = (~torch.isfinite(x)).any(dim=1).nonzero().flatten().tolist()
             raise DataError(f"series: NaN or infinity in channels {bad}; fill gaps before packing, or leave it out")
         if rng is not None and self.rotate > 0:
@@ -78,9 +78,9 @@ class Series(Modality):
 
     def _vary(self, x: Tensor, rng: Rng) -> Tensor:
         if self.scale > 0:
-            x = x * (1 + self.scale * torch.randn(len(x), 1, generator=rng.at("scale").torch()))
+            x = x * torch.randn(len(x), 1, generator=rng.at("scale").torch()).mul_(self.scale).add_(1)
         if self.jitter > 0:
-            x = x + self.jitter * torch.randn(x.shape, generator=rng.at("jitter").torch())
+            x = x + torch.randn(x.shape, generator=rng.at("jitter").torch()).mul_(self.jitter)
         return x
 
     def tokenizer(self, dim: int) -> nn.Module:
@@ -90,6 +90,11 @@ class Series(Modality):
 
 def rotation(degrees: float, generator: torch.Generator) -> Float[Tensor, "3 3"]:
     """A turn about an axis drawn evenly from the sphere, by `degrees` times a standard normal number. Ours."""
-    x, y, z = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).tolist()
-    angle = torch.randn((), generator=generator) * math.radians(degrees)
-    return torch.matrix_exp(angle * torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]))
+    axis = torch.randn(3, generator=generator).tolist()
+    x, y, z = (value / max(math.hypot(*axis), 1e-12) for value in axis)
+    angle = float(torch.randn((), generator=generator)) * math.radians(degrees)
+    sine, rest = math.sin(angle), 1 - math.cos(angle)  # Rodrigues' formula: 1 + sin K + (1 - cos) K²
+    a, b, c = rest * x, rest * y, rest * z
+    return torch.tensor([[1 - b * y - c * z, a * y - sine * z, a * z + sine * y],
+                         [a * y + sine * z, 1 - a * x - c * z, b * z - sine * x],
+                         [a * z - sine * y, b * z + sine * x, 1 - a * x - b * y]])

@@ -4,7 +4,7 @@ from mmssl.transforms.colour import Jitter, jittered, recolour, to_unit
 from mmssl.transforms.mixing import mixed, mixing, mixup
 from mmssl.transforms.pictures import Crop, crop_frames, crop_view, inception_box, resize, resize_shorter
 from mmssl.transforms.sound import add_noise, sound_window
-from mmssl.transforms.time import take, whole_ratio, window_indices, window_steps
+from mmssl.transforms.time import cut, take, whole_ratio, window_indices, window_steps
 from mmssl.transforms.words import (
     PAD,
     SPECIAL,
@@ -17,6 +17,6 @@ from mmssl.transforms.words import (
 )
 
 __all__ = ["PAD", "SPECIAL", "UNKNOWN", "VOCABULARY_SIZE", "Crop", "Jitter", "add_noise", "count_words", "crop_frames",
-           "crop_view", "inception_box", "jittered", "mixed", "mixing", "mixup", "nearest_in_time", "recolour",
+           "crop_view", "cut", "inception_box", "jittered", "mixed", "mixing", "mixup", "nearest_in_time", "recolour",
            "resize", "resize_shorter", "sound_window", "take", "to_unit", "vocabulary", "whole_ratio",
            "window_indices", "window_steps", "words_of"]

@@ -52,6 +52,15 @@ def window_steps(start: float, rate: float, have: float, length: int, count: int
     return torch.from_numpy(steps % length)
 
 
+def cut(x: Shaped[Tensor, "..."], first: int, count: int, stride: int = 1, axis: int = 0) -> Shaped[Tensor, "..."]:
+    """The window of `window_indices` out of a sample along an axis; where it fits, a view without any list. Ours."""
+    span, length = (count - 1) * stride + 1, x.shape[axis]
+    if length < span:
+        return take(x, window_indices(length, first, count, stride), axis)
+    first = min(max(first, 0), length - span)
+    return x[(slice(None),) * axis + (slice(first, first + span, stride),)]
+
+
 def take(x: Shaped[Tensor, "..."], index: Int64[Tensor, "count"], axis: int = 0) -> Shaped[Tensor, "..."]:
     """The steps at `index` along an axis; a view where they are evenly spaced, as they mostly are. Ours."""
     step = int(index[1] - index[0]) if len(index) > 1 else 1

