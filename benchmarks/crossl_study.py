@@ -38,7 +38,7 @@ from mmssl.types import Batch, Stream
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 SHARES = (0.01, 0.1, 1.0)
-#: Draws of each share of the labels for one training seed; what is shown is their mean.
+#: Draws of each share of the labels, where it is not all of them, for one training seed; shown is their mean.
 DRAWS = 3
 NONE = "nothing"
 #: By heading, what differs from the recommended settings.
@@ -117,11 +117,12 @@ def measure(study: Study, model: Method, seed: int) -> dict:
     less, met = ({m: extract(model, without(study.batches[split], m)) for m in study.batches[split][0].streams}
                  for split in ("test", "train"))
     found: dict = {}
-    for names in [n for n in ("global", "all") if n in train.x]:
+    twice = np.array_equal(train.x.get("global", train.x["all"]), train.x["all"])  # the aggregator concat, or none
+    for names in ("all",) if twice else ("global", "all"):
         known, row = labelled([train], names, study.label), {"shares": {}}
         for share in SHARES:
             runs = []
-            for place in (label_draw(seed, study.label, draw) for draw in range(DRAWS)):
+            for place in (label_draw(seed, study.label, draw) for draw in range(DRAWS if share < 1 else 1)):
                 seen = known.take(label_fraction(known.y, share, place))
                 probe = Linear().fit(seen, study.classes, place.at("penalty"))
                 runs.append(scored(study, probe, test, names))
@@ -282,7 +283,9 @@ def main() -> None:
     options.add_argument("--rows", metavar="WORD", default="", help="only rows whose name holds this")
     options.add_argument("overrides", nargs="*", metavar="a.b=c", help="of every pre-trained row")
     args = options.parse_intermixed_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    begun = kept(args.out / "overrides.json", lambda: {"overrides": args.overrides})["overrides"]
+    if begun != args.overrides:
+        options.error(f"{args.out} was begun with the overrides {begun}; take another --out")
     studies = opened(args)
     results, text = collect(studies, args.out, args.seeds, args.rows), []
     for study in studies:
