@@ -16,9 +16,7 @@ SENSORS = ("hand_acc", "hand_gyro", "ankle_acc", "ankle_gyro", "chest_acc", "che
 TABLE = {
     **{f"encoders.{m}.pool": ("mean", "mean_std") for m in SENSORS},
     **{f"encoders.{m}.init_seed": (0, None) for m in SENSORS},
-    "aggregator.hidden": ([64, 32], [128]),
-    "aggregator.dim": (32, 64),
-    "mask.keep_rate": (0.9, 0.5),
+    "mask.keep_rate": (0.9, 0.7),
     "mask.min_kept": (0, 1),
     "loss.sim": (10.0, 25.0), "loss.std": (10.0, 25.0), "loss.cov": (100.0, 1.0),
     "method.l2": (1e-4, 0.0),
@@ -31,7 +29,7 @@ TABLE = {
     "optim.final_lr": (1e-4, 1e-5),
     **{f"modalities.{m}.{how}": (0.0, rate) for m in SENSORS for how, rate in (("jitter", 0.1), ("scale", 0.2))},
 }
-SAME = {**{f"encoders.{m}.width": 96 for m in SENSORS}, **{f"encoders.{m}.dropout": 0.0 for m in SENSORS},
+SAME = {"aggregator.hidden": [64, 32], "aggregator.dim": 32, **{f"encoders.{m}.width": 96 for m in SENSORS}, **{f"encoders.{m}.dropout": 0.0 for m in SENSORS},
         "loss.variance": "population", "mask.name": "modality", "loss.name": "vicreg"}
 
 

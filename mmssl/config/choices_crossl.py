@@ -20,10 +20,10 @@ CHOICES = (
         Setting("encoders.*.init_seed", (0, None), CONV, "each sensor's drawn apart"),)),
     Choice(4, "dropout while pre-training", (Setting("encoders.*.dropout", (0.0, 0.0), CONV),)),
     Choice(5, "aggregator", (
-        Setting("aggregator.hidden", ([64, 32], [128]), ("mlp",)),
-        Setting("aggregator.dim", (32, 64), ("mlp",)))),
+        Setting("aggregator.hidden", ([64, 32], [64, 32]), ("mlp",)),
+        Setting("aggregator.dim", (32, 32), ("mlp",)))),
     Choice(6, "what a view sees", (
-        Setting("mask.keep_rate", (0.9, 0.5), DRAWN),
+        Setting("mask.keep_rate", (0.9, 0.7), DRAWN),
         Setting("mask.min_kept", (0, 1), DRAWN))),
     Choice(7, "weights of the loss", (
         Setting("loss.sim", (10.0, 25.0), VICREG),
