@@ -219,7 +219,7 @@ def reference(study: Study) -> list[str]:
     """The released settings; inputs are not varied."""
     plain = [f"modalities.{name}.{key}=0" for name, node in study.settings([], 0).modalities.items()
              for key in ("jitter", "scale", "rotate") if node.get(key)]
-    return ["source=reference", *plain, f"trainer.max_steps={REFERENCE_STEPS}"]
+    return ["source=reference", *plain, "data.batch_per_device=8", f"trainer.max_steps={REFERENCE_STEPS}"]
 
 
 def slug(heading: str) -> str:
