@@ -37,7 +37,7 @@ def small(name, *overrides, seed=0):
 def classifier(name, features, *overrides, loss="cross_entropy", **how):
     """The modalities and a classifier on the encoders of a shrunken recipe; its label is "kind", of three classes."""
     how = {"label": "kind", "classes": {"kind": ["a", "b", "c"]}, "features": features, **how}
-    recipe = load(name, [*SMALL[name], "method=classifier", f"loss={loss}", "mask=null", "pairs={}",
+    recipe = load(name, [*SMALL[name], "method=classifier", "source=null", f"loss={loss}", "mask=null", "pairs={}",
                          "head={name: classifier, hidden: [8], dropout: 0.3}", "finetune={}", *overrides])
     keep = [*recipe.modalities] if features in ("all", "global") else [features]
     recipe = dataclasses.replace(

@@ -106,5 +106,5 @@ def test_your_own_recordings_are_described_as_the_page_shows(here):
                                          ("crossl_wesad", 191_328), ("crossl_sleep_edf", 254_016)])
 def test_parameters_are_those_of_the_released_code(name, total):
     from mmssl import build
-    recipe = load(name)
+    recipe = load(name, ["source=reference"])
     assert counts(build.method(recipe, build.modalities(recipe)))["trainable"] == total and f"{total:,}" in TEXT

@@ -146,6 +146,42 @@ def test_a_resumed_run_does_not_tell_of_the_same_collapse_again(tmp_path, caplog
     assert [r.getMessage()[:6] for r in caplog.records if r.name == "mmssl"] == ["'left'"]
 
 
+class Shrinking(TinyModule):
+    """Its embeddings are as wide as `widths` says, by step; the loss holds up that of "left" alone."""
+
+    kept_wide = ("left",)
+
+    def __init__(self, widths):
+        super().__init__()
+        self.widths = widths
+
+    def validation_step(self, batch, batch_idx):
+        out = super().validation_step(batch, batch_idx)
+        x = make_batch(7, batch_idx).streams["a"].data * self.widths[self.trainer.global_step]
+        return {**out, "embeddings": {name: (x, present) for name, (_, present) in out["embeddings"].items()}}
+
+
+def test_a_standard_deviation_that_falls_is_told_once_with_a_remedy_and_when_it_has_risen(tmp_path, caplog):
+    widths = {0: 9.0, 2: 0.5, 4: 1.0, 6: 0.6, 8: 0.4, 10: 0.3, 12: 0.7}
+    with caplog.at_level("WARNING", logger="mmssl"):
+        run(tmp_path, [ValidationMonitor()], Shrinking(widths), steps=12, val=2, num_sanity_val_steps=1)
+    told = [r.getMessage() for r in caplog.records if r.name == "mmssl"]
+    one = torch.cat([make_batch(7, i).streams["a"].data for i in range(3)]).std(dim=0).mean().item()
+    assert len(told) == 2  # neither of "right", whose width no loss holds up, nor of the sanity pass at 9.0
+    assert told[0].startswith(f"SHRINKING of 'left' at step 8: its deviation per dimension fell from {one:.3f} to "
+                              f"{0.4 * one:.3f}. What helps: a larger data.batch_per_device")
+    assert told[1] == f"'left' is as wide as {0.7 * one:.3f} again at step 12."
+
+
+def test_a_resumed_run_knows_how_wide_it_was(tmp_path, caplog):
+    widths = {2: 1.0, 4: 0.8, 6: 0.45, 8: 0.45}
+    run(tmp_path, [ValidationMonitor(), Checkpoints(tmp_path, every=4)], Shrinking(widths), steps=4, val=2)
+    with caplog.at_level("WARNING", logger="mmssl"):
+        run(tmp_path, [ValidationMonitor(), Checkpoints(tmp_path)], Shrinking(widths), steps=8, val=2,
+            resume=tmp_path / "checkpoints" / "last.ckpt")
+    assert [r.getMessage()[:28] for r in caplog.records if r.name == "mmssl"] == ["SHRINKING of 'left' at step 6"[:28]]
+
+
 def test_metrics_of_the_monitor_can_mark_the_best(tmp_path):
     keeper = Checkpoints(tmp_path, every=100, monitor="val/rank_left", mode="max")
     run(tmp_path, [keeper, ValidationMonitor()], TinyModule(collapse_at={2}), steps=4, val=2)

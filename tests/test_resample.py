@@ -7,6 +7,7 @@ import pytest
 from scipy.signal import resample_poly
 
 from mmssl.data.sources.gaps import bridge, fill_back
+from mmssl.data.sources import standardise
 from mmssl.data.sources.resample import Joined, Resampled
 from mmssl.data.sources.units import factor
 from mmssl.errors import ConfigError, DataError
@@ -97,3 +98,17 @@ def test_units_are_brought_together_or_refused():
     for pair in (("mV", "g"), ("mmHg", "Hg"), ("", "uV"), ("DegC", "degF")):
         with pytest.raises(DataError, match=r"x: is in .* is expected"):
             factor(*pair, "x")
+
+
+def test_a_recording_in_units_of_its_own_deviation_wherever_it_is_cut(monkeypatch):
+    x = np.random.default_rng(2).normal([5.0, -3.0, 7.0], [0.01, 40.0, 0.0], size=(1000, 3))
+    x[[0, 499, 730], [0, 1, 1]] = np.nan, np.inf, np.nan  # a moment with one of these does not count
+    good = np.delete(x, [0, 499, 730], axis=0)
+    std = np.array([good[:, 0].std(), good[:, 1].std(), 1.0])  # what does not move becomes zeros
+    want = (x - good.mean(axis=0)) / std
+    monkeypatch.setattr(standardise, "BLOCK", 64)
+    signal = standardise.Standardised(x)
+    assert len(signal) == 1000
+    for start, stop in ((0, 1000), (63, 65), (490, 505), (999, 1000)):
+        np.testing.assert_allclose(signal[start:stop], want[start:stop], rtol=1e-9, atol=1e-9)
+    assert np.isnan(standardise.Standardised(np.full((70, 2), np.nan))[3:9]).all()

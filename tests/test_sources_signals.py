@@ -45,6 +45,23 @@ def sensors(tmp_path):
     return tmp_path, arrays, labels
 
 
+def test_a_modality_in_units_of_each_recording_s_own_deviation(sensors):
+    folder, arrays, _ = sensors
+    arrays["b_pulse"] = 100 + 7 * arrays["a_pulse"]  # another wearer, another level and strength
+    np.savez(folder / "raw.npz", **arrays)
+    (folder / "raw.yaml").write_text(DESCRIPTION.replace("units: [V]}", "units: [V], standardise: true}"))
+    pack_signals(str(folder / "raw.npz"), str(folder / "raw.yaml"), str(folder / "out"))
+    info = schema.Manifest.load(folder / "out").modalities
+    assert info["pulse"].units == ["1"] and info["move"].units == ["g", "g"]
+    whole = np.arange(160) / 8
+    for (start, _), *both in zip(windows_by_hand(sensors[2], 3, 2), records(folder / "out", "train").values(),
+                                 records(folder / "out", "val").values(), strict=True):
+        for files in both:
+            pulse = codecs.decode("npy", files["pulse.npy"], info["pulse"]).data.numpy()
+            np.testing.assert_allclose(pulse[0], (start + np.arange(24) / 8 - whole.mean()) / whole.std(), rtol=1e-5,
+                                       atol=1e-6)
+
+
 def windows_by_hand(labels, seconds, step):
     """Starts with their label: within each run of one label, a window every `step` seconds as long as it fits."""
     starts, first = [], 0

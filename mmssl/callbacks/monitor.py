@@ -13,6 +13,10 @@ from mmssl.eval.health import alignment, collapsed, dimension_std, modality_gap,
 from mmssl.eval.retrieval import retrieval_table
 
 log = logging.getLogger("mmssl")
+#: Share of the highest standard deviation seen so far below which an embedding is told to shrink.
+SHRUNK = 0.5
+REMEDY_SHRUNK = ("a larger data.batch_per_device or a smaller aggregator.dim, a higher loss.std, a lower loss.cov, "
+                 "or the settings of source=recommended; and a lower optim.lr")
 
 
 class ValidationMonitor(Callback):
@@ -25,7 +29,8 @@ class ValidationMonitor(Callback):
     `val/mean_R@10` over all directions. For each embedding: `val/rank_NAME` (RankMe), `val/std_NAME` (mean over
     dimensions of the standard deviation), `val/spread_NAME` (0 all directions equal, 1 spread out) and
     `val/uniformity_NAME`; see `mmssl.eval.health`. A collapse is told once when it begins, with the remedy, and once
-    when it is over. Lightning's sanity pass is left out.
+    when it is over; so is a standard deviation that falls below half of its highest value, of the embeddings that the
+    module names in `kept_wide`. Lightning's sanity pass is left out.
 
     Args:
         ks: for which R@k is logged.
@@ -36,16 +41,19 @@ class ValidationMonitor(Callback):
     def __init__(self, ks: tuple[int, ...] = (1, 5, 10), rows: int = 4096, chunk: int = 1024) -> None:
         self.ks, self.rows, self.chunk = ks, rows, chunk
         self.collapsed: dict[str, str] = {}
+        self.widest: dict[str, float] = {}
+        self.shrunk: dict[str, float] = {}
         self._pairs: dict[str, list[tuple[Tensor, ...]]] = {}
         self._embeddings: dict[str, list[tuple[Tensor, ...]]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Lightning's hook: which embeddings are collapsed, and why."""
-        return {"collapsed": dict(self.collapsed)}
+        """Lightning's hook: which embeddings are collapsed, and why; how wide each was, and which have shrunk."""
+        return {"collapsed": dict(self.collapsed), "widest": dict(self.widest), "shrunk": dict(self.shrunk)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lightning's hook: the inverse of `state_dict`."""
         self.collapsed = dict(state_dict["collapsed"])
+        self.widest, self.shrunk = dict(state_dict.get("widest", {})), dict(state_dict.get("shrunk", {}))
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Lightning's hook: start anew."""
@@ -92,8 +100,11 @@ class ValidationMonitor(Callback):
             return {}
         if len(x) > self.rows:
             x = x[torch.linspace(0, len(x) - 1, self.rows).long()]
+        std = dimension_std(x).mean().item()
         self._tell(name, x, trainer)
-        return {f"val/rank_{name}": rankme(x), f"val/std_{name}": dimension_std(x).mean().item(),
+        if name in getattr(trainer.lightning_module, "kept_wide", ()):
+            self._tell_width(name, std, trainer)
+        return {f"val/rank_{name}": rankme(x), f"val/std_{name}": std,
                 f"val/spread_{name}": spread(x), f"val/uniformity_{name}": uniformity(x)}
 
     def _tell(self, name: str, x: Tensor, trainer: Any) -> None:
@@ -106,6 +117,19 @@ class ValidationMonitor(Callback):
         self.collapsed.pop(name, None)
         if verdict.collapsed:
             self.collapsed[name] = verdict.reason
+
+    def _tell_width(self, name: str, std: float, trainer: Any) -> None:
+        """Say once where the standard deviation has fallen, and once where it has risen again."""
+        self.widest[name] = max(std, self.widest.get(name, 0.0))
+        low, tell = std < SHRUNK * self.widest[name], log.warning if trainer.is_global_zero else log.debug
+        if low and name not in self.shrunk:
+            tell("SHRINKING of '%s' at step %d: its deviation per dimension fell from %.3f to %.3f. What helps: "
+                 "%s.", name, trainer.global_step, self.widest[name], std, REMEDY_SHRUNK)
+        elif not low and name in self.shrunk:
+            tell("'%s' is as wide as %.3f again at step %d.", name, std, trainer.global_step)
+        self.shrunk.pop(name, None)
+        if low:
+            self.shrunk[name] = std
 
 
 def _to_cpu(x: Tensor) -> Tensor:

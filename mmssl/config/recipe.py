@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mmssl.config.published import Source
 from mmssl.errors import ConfigError
 from mmssl.methods import Finetune
 from mmssl.optim import Optim
@@ -154,8 +153,9 @@ class Recipe:
         head, aggregator, mask, loss: nodes, for the methods that ask for one.
         pairs: by `a-b`, the loss between two modalities: a node of a loss plus `weight`. A modality in no pair is
             contrasted with `video`, or with the first modality.
-        source: which published variant of VATT fills in what the recipe does not say of the seventeen choices in
-            docs/vatt.md, when it is loaded; null: the defaults of the parts.
+        source: whose values fill in what the recipe does not say of its method's choices, when it is loaded: paper,
+            code or suggested of VATT (docs/vatt.md), reference or recommended of CroSSL (docs/crossl.md); null: the
+            defaults of the parts.
         plugins: files (relative to the recipe or to the working directory) or modules that add parts. They run code.
         data, optim, trainer, probe, online: closed sections.
         finetune: closed section too, for the method `classifier` alone.
@@ -174,7 +174,7 @@ class Recipe:
     mask: Node | None = None
     loss: Node | None = None
     pairs: dict[str, Node] = field(default_factory=dict)
-    source: Source | None = None
+    source: str | None = None
     plugins: list[str] = field(default_factory=list)
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)

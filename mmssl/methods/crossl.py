@@ -64,6 +64,11 @@ class CroSSL(Method):
         """Whether the mask hides states over time before they are pooled."""
         return getattr(self.mask, "stage", "latents") == "states"
 
+    @property
+    def kept_wide(self) -> tuple[str, ...]:
+        """Watched embeddings whose standard deviation per dimension the loss holds up."""
+        return ("global",) if self.takes == "views" else ()
+
     def encode(self, inputs: dict[str, Tensor], batch: Batch, rng: Rng | None = None
                ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See Method.encode; in training with a mask over time, latents are those of the two views, (B, 2, K)."""

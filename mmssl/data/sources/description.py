@@ -26,6 +26,8 @@ class SignalInfo:
             the one that stands here, and what is none is refused.
         columns: numbers (npz), titles (CSV) or channels (EDF, WFDB) of the columns to take; default: all.
         resample: Hz to bring it to, through an anti-alias filter; default: as it is.
+        standardise: each channel less its mean over the whole recording, in units of its deviation there: what differs
+            from wearer to wearer, not from minute to minute, goes. Uses no label, but all of a recording.
     """
 
     key: str
@@ -34,6 +36,12 @@ class SignalInfo:
     units: list[str]
     columns: list[str] | None = None
     resample: float | None = None
+    standardise: bool = False
+
+    @property
+    def stored_units(self) -> list[str]:
+        """Units of what is packed: 1 for what has none."""
+        return ["1"] * len(self.units) if self.standardise else self.units
 
     @property
     def stored_rate(self) -> float:

@@ -14,6 +14,7 @@ from mmssl.data.sources.description import Description, SignalInfo, load_descrip
 from mmssl.data.sources.packer import PackReport
 from mmssl.data.sources.recordings import Collection, Unit, pack_recordings, read_checksums
 from mmssl.data.sources.resample import Resampled, Signal
+from mmssl.data.sources.standardise import Standardised
 from mmssl.data.sources.stores import FolderStore, NpzStore, open_store
 from mmssl.data.sources.windows import Layout, Sensor, Stretch, runs
 from mmssl.errors import ConfigError, DataError
@@ -60,9 +61,10 @@ def pack_signals(source: str, description: str, out: str, checksums: str | None 
     """
     plan = load_description(description)
     store = open_store(source)
-    sensors = {name: Sensor(info.stored_rate, info.channels, info.units) for name, info in plan.modalities.items()}
+    sensors = {name: Sensor(info.stored_rate, info.channels, info.stored_units)
+               for name, info in plan.modalities.items()}
     for info in plan.modalities.values():
-        at_stored_rate(np.zeros((1, 1)), info)  # an impossible ratio is said before anything is read
+        as_stored(np.zeros((1, 1)), info)  # an impossible ratio is said before anything is read
     label = plan.label
     layout = Layout(sensors, plan.window.seconds, plan.window.step, label.name if label else None,
                     label.names if label else [])
@@ -103,7 +105,7 @@ def find_places(store: Store, plan: Description) -> list[Place]:
 
 def stretches(store: Store, plan: Description, place: Place, notes: list[str]) -> Iterator[Stretch]:
     """The stretches of one label in one recording; `notes` gets a line where a file is shorter than it says."""
-    signals = {name: at_stored_rate(read_signal(store, info, place.key(info.key)), info)
+    signals = {name: as_stored(read_signal(store, info, place.key(info.key)), info)
                for name, info in plan.modalities.items()}
     labels = read_labels(store, plan, place)
     notes += store.take_notes()
@@ -132,7 +134,7 @@ def joined_units(store: Store, plan: Description) -> list[Unit]:
     def read(number: int, name: str, notes: list[str]) -> Iterator[Stretch]:
         signals, labels = load()
         part = slice(offsets[number], offsets[number + 1])
-        yield from labelled({m: at_stored_rate(s[part], plan.modalities[m]) for m, s in signals.items()},
+        yield from labelled({m: as_stored(s[part], plan.modalities[m]) for m, s in signals.items()},
                             None if labels is None else labels[number:number + 1], plan, name)
 
     names = [f"{subject}-r{number:04d}" for number, subject in enumerate(subjects)]
@@ -151,8 +153,9 @@ def read_signal(store: Store, info: SignalInfo, key: str) -> Signal:
     return signal
 
 
-def at_stored_rate(signal: Signal, info: SignalInfo) -> Signal:
-    """A modality at the rate that the description wants it stored with."""
+def as_stored(signal: Signal, info: SignalInfo) -> Signal:
+    """A modality of a recording at the rate, and in the units, that the description wants it stored with."""
+    signal = Standardised(signal) if info.standardise else signal
     return signal if info.resample is None else Resampled(signal, info.rate, info.resample)
 
 
