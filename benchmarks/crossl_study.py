@@ -262,7 +262,7 @@ def opened(args: argparse.Namespace) -> list[Study]:
     """The data sets that are there, packed and read."""
     found = [Study("watch", "exercise", "crossl_tiny", args.overrides, ("macro_f1", "accuracy"))]
     source, shards = args.data / "stress_predict.npz", args.out / "stress_shards"
-    if source.is_file():
+    if source.is_file() and args.only != "watch":
         print(pack_signals(str(source), str(EXAMPLES / "stress_signals.yaml"), str(shards)), flush=True)
         found.append(Study("stress", "state", str(EXAMPLES / "crossl_stress.yaml"),
                            [f"data.root={shards}", *STRESS, *args.overrides], ("macro_f1", "accuracy", "auroc")))
