@@ -17,7 +17,7 @@ from mmssl.eval.threads import side_by_side
 #: Cosines closer than this are one score: float32 cannot tell them apart. For widths up to 512; grows with the root.
 TIE = 1e-6
 #: Query rows in a block, few enough that threads have equally much to do, and gallery rows per query row in a block.
-CHUNK, WIDER = 512, 8
+CHUNK, WIDER = 640, 2
 #: Scores that are looked through together.
 RUN = 128
 
@@ -31,7 +31,7 @@ def nearest(queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], k: int
     Args:
         queries, gallery: rows of length 1 (see `unit_rows`), of one type, on one device.
         k: at most G.
-        chunk: query rows in a block; memory is about `32 * chunk ** 2` bytes beside the inputs and the result.
+        chunk: query rows in a block; memory is about `8 * chunk ** 2` bytes a thread beside the inputs and the result.
 
     Returns:
         their cosines, and their row numbers.
