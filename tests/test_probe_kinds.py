@@ -144,6 +144,19 @@ def test_neighbours_vote_by_their_weight():
     assert found == pytest.approx(by_hand, abs=1e-6)
 
 
+@pytest.mark.parametrize("count", [1280, 3000])
+def test_nearest_rows_of_large_blocks_with_many_ties_are_those_of_a_full_sort(count):
+    """Blocks so large that a bar from the largest of groups picks the first candidates; most rows stand there often."""
+    rng = torch.Generator().manual_seed(3)
+    kinds = torch.nn.functional.normalize(torch.randn(300, 16, generator=rng), dim=1)
+    gallery = kinds[torch.randint(300, (count,), generator=rng)]
+    queries = torch.cat([kinds[:20], torch.nn.functional.normalize(torch.randn(20, 16, generator=rng), dim=1)])
+    cosines = (queries.double() @ gallery.double().T).numpy()
+    index = nearest(queries, gallery, 20, 640)[1].numpy()  # blocks of 1,280 columns at most
+    for row, found in zip(cosines, index, strict=True):
+        assert found.tolist() == sorted(range(count), key=lambda i: (-round(row[i] / 1e-6), i))[:20]
+
+
 @pytest.mark.parametrize("chunk", [2, 1024])
 def test_nearest_rows_are_those_of_a_full_sort(chunk):
     generator = torch.Generator().manual_seed(0)

@@ -20,6 +20,8 @@ TIE = 1e-6
 CHUNK, WIDER = 640, 2
 #: Scores that are looked through together.
 RUN = 128
+#: Groups of a block's columns whose largest scores tell how large a score must be to count.
+GROUPS = 64
 
 
 def nearest(queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], k: int, chunk: int = CHUNK
@@ -90,12 +92,7 @@ def _merge(values: Tensor, index: Tensor, scores: Tensor, start: int, k: int, ma
         row, column = _above(scores, values[:, -1:])
         if not len(row):
             return values, index
-        counts = torch.bincount(row, minlength=len(scores))
-        slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-        more = scores.new_full((len(scores), int(counts.max())), -torch.inf)
-        places = torch.zeros(more.shape, dtype=torch.int64, device=row.device)
-        more[row, slot], places[row, slot] = scores[row, column], column
-        column = places
+        more, column = _side_by_side(scores, row, column)
     values, index = torch.cat([values, more], 1), torch.cat([index, column + start], 1)
     order = (values / -margin).round().argsort(dim=1, stable=True)[:, :k]
     return values.gather(1, order), index.gather(1, order)
@@ -111,8 +108,22 @@ def _above(scores: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
     return row[which], run[which] * RUN + column
 
 
+def _side_by_side(scores: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """Some of the scores (q, c), named row by row, as (q, most of a row), filled up with -inf; and their columns."""
+    counts = torch.bincount(row, minlength=len(scores))
+    slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    chosen = scores.new_full((len(scores), int(counts.max())), -torch.inf)
+    places = torch.zeros(chosen.shape, dtype=torch.int64, device=row.device)
+    chosen[row, slot], places[row, slot] = scores[row, column], column
+    return chosen, places
+
+
 def _top(scores: Tensor, k: int, margin: float) -> tuple[Tensor, Tensor]:
-    """The k largest of each row, in the order of their columns; of tied ones at the edge, the first columns."""
+    """The k largest of each row, in the order of their columns, of tied ones at the edge the first columns; or more."""
+    if scores.shape[1] % GROUPS == 0 and scores.shape[1] >= 4 * GROUPS and k <= GROUPS // 2:
+        largest = scores.view(len(scores), GROUPS, -1).amax(dim=2)  # k of them are a bar that k scores reach
+        bar = largest.topk(k, dim=1).values.amin(dim=1, keepdim=True) - 2 * margin
+        return _side_by_side(scores, *_above(scores, bar))
     values, index = scores.topk(min(k, scores.shape[1]), dim=1)
     edge = values.amin(dim=1, keepdim=True) - margin
     tied = (count_reached(scores, edge) > values.shape[1]).nonzero()[:, 0]  # few rows: sort those in full
