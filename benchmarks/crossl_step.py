@@ -2,6 +2,7 @@
 
     python benchmarks/crossl_step.py --batch 8 64 --threads 2 --out crossl_step.json
     python benchmarks/crossl_step.py --sets wesad --compile
+    python benchmarks/crossl_step.py --tensorflow     # beside the library of the released code: crossl_keras.py
 
 A step is forward and backward of all sensors' encoders of the published form. The straight port is what one writes down
 first: Conv1d over (B, C, T) with padding="same", transposes around LayerNorm, PReLU. It gets our weights, and must give
@@ -11,9 +12,11 @@ take alone, forward and backward, is timed after them: no layout or fusion of th
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import warnings
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from measure import Ratio, against, options, seconds, write
@@ -92,28 +95,50 @@ def convolutions(encoders: list[ConvEncoder], inputs: list[Tensor]) -> Callable[
     return act
 
 
-def measure(name: str, batch: int, pairs: int, compiled: bool, device: torch.device) -> tuple[Ratio, float]:
-    """One data set's shape at one batch size; and the seconds of our convolutions alone."""
+def check_keras(ours: list[nn.Module], inputs: list[Tensor], keras: Callable[[], tuple[list, list]]) -> None:
+    """TensorFlow gives our latents and the gradients of our kernels."""
+    latents, gradients = keras()
+    for z, own in zip(latents, step(ours, inputs).unbind(1), strict=True):
+        torch.testing.assert_close(torch.from_numpy(z), own, rtol=1e-4, atol=1e-5)
+    kernels = [layer.weight.grad for encoder in ours for layer in encoder.blocks]
+    for found, own in zip(gradients[::5], kernels, strict=True):
+        error = ((torch.from_numpy(found).permute(2, 1, 0) - own).norm() / own.norm()).item()
+        if not error < 1e-3:
+            raise SystemExit(f"TensorFlow's gradients differ by {error:.2g} of their norm: nothing to time")
+
+
+def made(name: str, batch: int, device: torch.device) -> tuple[list[ConvEncoder], list[Tensor]]:
+    """The encoders of a data set's sensors, and a batch for each."""
     sensors, channels, steps = SETS[name]
     series = Series(channels=channels, rate=100, seconds=steps / 100)
     ours = [ConvEncoder(series).to(device) for _ in range(sensors)]
     with torch.no_grad():
-        for encoder in ours:
-            for layer in encoder.blocks:  # a fresh slope is 0, a fresh gain 1: too easy to agree on
-                layer.slope.uniform_(0.1, 0.4)
-                layer.norm.weight.uniform_(0.5, 1.5)
-                layer.norm.bias.normal_(std=0.2)
+        for layer in (layer for encoder in ours for layer in encoder.blocks):
+            layer.slope.uniform_(0.1, 0.4)  # a fresh slope is 0, a fresh gain 1: too easy to agree on
+            layer.norm.weight.uniform_(0.5, 1.5)
+            layer.norm.bias.normal_(std=0.2)
+    return ours, [torch.randn(batch, channels, steps, device=device) for _ in range(sensors)]
+
+
+def measure(name: str, batch: int, args: argparse.Namespace, device: torch.device) -> tuple[list[Ratio], float]:
+    """One data set's shape at one batch size, against each peer; and the seconds of our convolutions alone."""
+    ours, inputs = made(name, batch, device)
     straight = [Straight(encoder).to(device) for encoder in ours]
-    inputs = [torch.randn(batch, channels, steps, device=device) for _ in range(sensors)]
-    if compiled:
-        for encoder in ours:
-            for layer in encoder.blocks:
-                layer.compile(dynamic=False)
+    title = f"{name} {'×'.join(map(str, SETS[name]))}, batch {batch}{', compiled' if args.compile else ''}"
+    if args.compile:
+        torch.compiler.config.recompile_limit = 64
+        for layer in (layer for encoder in ours for layer in encoder.blocks):
+            layer.compile(dynamic=False)
     check_equal(ours, straight, inputs)
-    title = f"{name} {sensors}×{channels}×{steps}, batch {batch}{', compiled' if compiled else ''}"
-    found = against(title, lambda: step(ours, inputs), lambda: step(straight, inputs), pairs)
+    found = [against(f"{title}, straight", lambda: step(ours, inputs), lambda: step(straight, inputs), args.pairs)]
+    if args.tensorflow:
+        from crossl_keras import stepper
+
+        keras = stepper(ours, inputs)
+        check_keras(ours, inputs, keras)
+        found.append(against(f"{title}, TensorFlow", lambda: step(ours, inputs), keras, args.pairs))
     alone = convolutions(ours, inputs)
-    return found, statistics.median(seconds(alone) for _ in range(1 + pairs))
+    return found, statistics.median(seconds(alone) for _ in range(1 + args.pairs))
 
 
 def main() -> None:
@@ -122,6 +147,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--batch", nargs="+", type=int, default=[8, 64])
     parser.add_argument("--compile", action="store_true", help="compile ours, as trainer.compile=true does")
+    parser.add_argument("--tensorflow", action="store_true", help="also against TensorFlow, where it is installed")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -129,13 +155,14 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results, floors = [], {}
-    for name in args.sets:
-        for batch in args.batch:
-            found, floor = measure(name, batch, args.pairs, args.compile, device)
-            results.append(found)
-            floors[found.name] = floor
-            print(f"{found.line('straight')}   convolutions alone {1e3 * floor:.1f} ms, {floor / found.ours:.0%} of "
-                  f"ours; the port takes {found.other / floor:.2f} times that", flush=True)
+    for name, batch in product(args.sets, args.batch):
+        found, floor = measure(name, batch, args, device)
+        results += found
+        floors[found[0].name] = floor
+        for ratio in found:
+            print(ratio.line("port"))
+        print(f"  convolutions alone {1e3 * floor:.1f} ms, {floor / found[0].ours:.0%} of ours; the straight port "
+              f"takes {found[0].other / floor:.2f} times that", flush=True)
     write(args.out, results, convolutions_alone=floors, compiled=args.compile, threads=torch.get_num_threads())
 
 

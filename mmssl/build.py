@@ -253,6 +253,7 @@ def compile_blocks(model: Method) -> bool:
     if not on_gpu and not any(shutil.which(c) for c in (os.environ.get("CXX", "g++"), "g++", "clang++")):
         log.warning("trainer.compile: no C++ compiler found, so the blocks run eagerly; install g++ to compile them")
         return False
+    torch.compiler.config.recompile_limit = 64  # trunks share code; beyond the usual 8 shapes it would run eagerly
     for block in {id(b): b for m in model.encoders.modules() for b in getattr(m, "blocks", [])}.values():
         block.compile(dynamic=False)
     return True

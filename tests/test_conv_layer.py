@@ -1,5 +1,8 @@
 """The lean layer of a CPU gives values and gradients of the plain operations; portions of a batch change nothing."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -34,6 +37,34 @@ def test_values_and_gradients_are_those_of_the_plain_operations(inputs, kernel, 
         for a, b in zip(torch.autograd.grad(found, tensors, towards), torch.autograd.grad(want, tensors, towards),
                         strict=True):
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+TRACED = """
+import torch
+from torch._dynamo.testing import CompileCounter
+counter, compiler = CompileCounter(), torch.compile
+torch.compile = lambda f: compiler(f, backend=counter)
+torch.compiler.config.recompile_limit = 64
+from mmssl.nn.conv_layer import EAGER, ConvLayer, compiled
+for steps, width in [(40, 8), (40, 16), (36, 16)]:
+    for batch in (4, 2, 7, 1):
+        layer, x = ConvLayer(3, width, 4), torch.randn(batch, steps, 3)
+        torch.nn.init.normal_(layer.weight)
+        found = []
+        for layer.arithmetic in (EAGER, compiled()):
+            layer.zero_grad()
+            layer(x).square().sum().backward()
+            found.append(torch.cat([p.grad.flatten() for p in layer.parameters()]))
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+    print(counter.frame_count)
+"""
+
+
+def test_what_follows_the_convolution_is_compiled_once_for_a_width_and_a_length_whatever_the_batch():
+    # in a process of its own: the tests' shape checks are no code that a graph could hold
+    done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", "4", "6"]  # there and back
 
 
 def test_a_batch_in_portions_is_the_batch(monkeypatch):

@@ -176,14 +176,37 @@ def _normalise_back_in_one(towards: Tensor, y: Tensor, mean: Tensor, scale: Tens
     to_h = torch.where(h > 0, towards, towards * slope)
     to_unit = to_h * gain
     to_y = (to_unit - to_unit.mean(dim=-1, keepdim=True) - unit * (to_unit * unit).mean(dim=-1, keepdim=True)) * scale
-    return to_y, *(z.sum(dim=(0, 1)) for z in (to_y, to_h * unit, to_h, below * h))
+    return to_y, *(z.sum(dim=1) for z in (to_y, to_h * unit, to_h, below * h))
 
 
-#: The same in one expression each, which a compiler makes one pass of.
-IN_ONE = Arithmetic(_normalise_in_one, _normalise_back_in_one)
+def _by_group(there: Callable[..., tuple[Tensor, ...]], back: Callable[..., tuple[Tensor, ...]]) -> Arithmetic:
+    def whole(y: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
+        out, mean, scale = there(_grouped(y, y.shape[1]), *numbers)
+        return out.view(y.shape), mean, scale
+
+    def whole_back(towards: Tensor, y: Tensor, mean: Tensor, scale: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
+        to_y, *sums = back(*(_grouped(z, y.shape[1]) for z in (towards, y, mean, scale)), *numbers)
+        return to_y.view(y.shape), *(z.sum(dim=0) for z in sums)
+
+    return Arithmetic(whole, whole_back)
+
+
+def _grouped(x: Tensor, steps: int) -> Tensor:
+    # (B T / n, n, D): what is summed over n steps stays in the cache, and their number, the only one that a compiler is
+    # to leave open, is not in the way of loops with fixed bounds. n divides T, and is T where no divisor is worthwhile.
+    n = next((n for n in range(min(steps, 32), 7, -1) if steps % n == 0), steps)
+    x = x.reshape(-1, n, x.shape[-1])
+    torch._dynamo.maybe_mark_dynamic(x, 0)
+    for dim in (1, 2):
+        torch._dynamo.mark_static(x, dim)
+    return x
+
+
+#: The same in one expression each way, which a compiler makes one pass of.
+IN_ONE = _by_group(_normalise_in_one, _normalise_back_in_one)
 
 
 @lru_cache
 def compiled() -> Arithmetic:
-    """The same in one pass each way, compiled once for all shapes when first used."""
-    return Arithmetic(*(torch.compile(f, dynamic=True) for f in IN_ONE))
+    """`IN_ONE` as machine code, made when first used, for every length and width anew and for any batch."""
+    return _by_group(torch.compile(_normalise_in_one), torch.compile(_normalise_back_in_one))
