@@ -5,12 +5,17 @@ import threading
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from mmssl.eval import Labelled, Linear, nearest, places
 from mmssl.eval import solver as solver_module
 from mmssl.eval.nearest import Products, unit_rows
 from mmssl.eval.threads import side_by_side
 from mmssl.rng import Rng
+
+#: How rows may lie in memory.
+LAYOUTS = {"plain": torch.clone, "gaps": lambda x: torch.stack([x, x], dim=2)[..., 0],
+           "turned": lambda x: x.T.clone().T}
 
 
 @pytest.fixture
@@ -51,6 +56,24 @@ def test_a_failure_comes_through_and_what_follows_still_works(threads):
     assert torch.get_num_threads() == 2 and list(side_by_side(abs, [-1, -2])) == [1, 2]
 
 
+def numpys_threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_numpy_computes_alone_until_the_last_at_work_is_done(threads, count):
+    threads(count)
+    with threadpool_limits(2, user_api="blas"):
+        first, second = (side_by_side(lambda _: numpys_threads(), range(4)) for _ in range(2))
+        assert next(first) == next(second) == {1}
+        first.close()  # whoever came first leaves first, before its end
+        assert list(second) == [{1}] * 3 and numpys_threads() == {2}
+        with pytest.raises(ZeroDivisionError):
+            list(side_by_side(lambda n: 1 // n, [0]))
+        assert numpys_threads() == {2}
+        assert list(side_by_side(lambda _: numpys_threads(), range(2), "cuda")) == [{2}] * 2  # a plain loop
+
+
 def test_two_threads_give_the_numbers_of_one(threads, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     rows = unit_rows(torch.randn(300, 8, generator=generator))[0]
@@ -78,3 +101,25 @@ def test_products_take_memory_once_in_each_thread(threads):
     places_taken = list(side_by_side(twice, range(4)))
     assert all(first == second for first, second in places_taken) and len(set(places_taken)) == 2
     torch.testing.assert_close(product(a, b), a @ b.T)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_products_are_those_of_whole_numbers_whatever_the_rows_lie_like(kind, layout, monkeypatch):
+    """Small whole numbers, in whose products nothing is rounded; numpy gets what its library can read."""
+    generator, seen, matmul = torch.Generator().manual_seed(0), [], np.matmul
+    a, b = (torch.randint(-2, 3, (n, 6), generator=generator) for n in (4, 5))
+
+    def spy(x, y, out):
+        seen.append(x.flags.c_contiguous and y.flags.f_contiguous and out.flags.c_contiguous)
+        return matmul(x, y, out=out)
+
+    monkeypatch.setattr(np, "matmul", spy)
+    found = Products(a.to(kind))(layout(a.to(kind)), layout(b.to(kind)))
+    assert found.dtype == kind and found.long().tolist() == (a @ b.T).tolist()
+    assert seen == ([] if kind == torch.bfloat16 else [True])
+
+
+def test_products_elsewhere_stay_there():
+    a = torch.ones(2, 3, device="meta")
+    assert Products(a)(a, a).device.type == "meta"

@@ -152,7 +152,7 @@ def test_nearest_rows_of_large_blocks_with_many_ties_are_those_of_a_full_sort(co
     gallery = kinds[torch.randint(300, (count,), generator=rng)]
     queries = torch.cat([kinds[:20], torch.nn.functional.normalize(torch.randn(20, 16, generator=rng), dim=1)])
     cosines = (queries.double() @ gallery.double().T).numpy()
-    index = nearest(queries, gallery, 20, 640)[1].numpy()  # blocks of 1,280 columns at most
+    index = nearest(queries, gallery, 20, 640)[1].numpy()  # blocks of 2,560 columns at most
     for row, found in zip(cosines, index, strict=True):
         assert found.tolist() == sorted(range(count), key=lambda i: (-round(row[i] / 1e-6), i))[:20]
 

@@ -56,7 +56,7 @@ def places(queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], query_i
     Args:
         queries, gallery: any float type, on one device.
         query_ids, gallery_ids: equal ids belong together; every query has at least one right row.
-        chunk: query rows in a block; memory is about `8 * chunk ** 2` bytes a thread beside the two inputs in float32.
+        chunk: query rows in a block; memory is about `16 * chunk ** 2` bytes a thread beside the two inputs in float32.
         unit: whether rows are brought to length 1; False for means of such rows, whose product is the mean cosine.
 
     Returns:
