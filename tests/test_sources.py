@@ -188,7 +188,7 @@ def test_wrong_columns_and_settings_are_all_named(films, tmp_path):
     rows[3]["split"] = "holdout"
     with pytest.raises(ConfigError, match="row 4, column 'split': split 'holdout', expected train, val or test"):
         pack_table(write_table(folder, rows), str(tmp_path / "out"))
-    with pytest.raises(DataError, match="no such|cannot be read"):
+    with pytest.raises(DataError, match=r"no such|cannot be read"):
         pack_table(str(folder / "gone.csv"), str(tmp_path / "out"))
 
 
