@@ -24,7 +24,8 @@ from small_runs import (
     write_recipe,
 )
 
-from mmssl.data import Order, encode_npy
+from mmssl.data import Order, Split, encode_npy
+from mmssl.errors import DataError
 from mmssl.rundir import RunDir
 
 __all__ = ["good", "run_copy"]
@@ -87,6 +88,17 @@ def test_a_probe_of_what_is_not_there_is_told_before_anything_is_computed(capsys
     code, _, err = mmssl(capsys, "probe", "--run", run_copy, "probe.labels=[akt]", "probe.features=[acce]")
     assert code == 2 and len(err.splitlines()) == 2
     one_message(err, "has no label 'akt'; did you mean 'act'?", "probe.features: no feature is called 'acce'; did you")
+
+
+def test_groups_that_a_cut_shard_has_lost_are_no_fault_of_the_split(tmp_path):
+    root = make_signals(tmp_path / "set", {"train": 5, "val": 5})
+    shard = next(root.glob("train*.tar"))
+    shard.write_bytes(shard.read_bytes()[:shard.stat().st_size // 2])
+    assert len(Split(root, "train", ["train0"])) == 1
+    with pytest.raises(DataError, match=r"train4 are not there, and train-000000\.tar cannot be read whole; copy that"):
+        Split(root, "train", ["train0", "train4"])
+    with pytest.raises(DataError, match=r"val9 are not there; change data\.split"):
+        Split(make_signals(tmp_path / "whole", {"val": 5}), "val", ["val9"])
 
 
 def test_a_missing_shard_is_named(capsys, tmp_path, good):
