@@ -13,6 +13,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from mmssl import labelled
@@ -68,17 +69,15 @@ def rehearse(recipe: Recipe) -> Method:
     with torch.device("meta"):
         model = method(recipe, parts)
     build_optimizer(model, recipe.optim)
+    _lightning(recipe, logger=False, enable_checkpointing=False)
     data, how = datamodule(recipe, parts), recipe.probe
     data.train_dataloader()
     data.val_dataloader()
     splits = [data.open(name) for name in (*how.train, recipe.data.test)] if how.labels or recipe.finetune else []
-    known = feature_names(model, parts)
-    problems = [f"{section}.features: no feature is called '{name}'{nearest(name, known)}"
-                for section, asked in (("probe", how.labels and how.features),
-                                       ("online", recipe.online.labels and recipe.online.features))
-                for name in asked if name not in known]
-    problems += [f"probe.labels: {split.root} has no label '{label}'{nearest(label, split.labels)}"
-                 for split in splits[:1] for label in how.labels if split.labels and label not in split.labels]
+    known, online = feature_names(model, parts), recipe.online
+    problems = labelled.probe_problems(how, known, splits[0]) if how.labels else []
+    problems += [f"online.features: no feature is called '{name}'{nearest(name, known)}"
+                 for name in (online.features if online.labels else ()) if name not in known]
     try:
         watchers(recipe, parts, data)
     except ConfigError as error:
@@ -203,7 +202,7 @@ def watchers(recipe: Recipe, parts: dict[str, Any], data: DataModule, run: RunDi
 
 def trainer(recipe: Recipe, run: RunDir, step: int = 0, more: Sequence[lightning.Callback] = ()
             ) -> lightning.Trainer:
-    """Lightning's Trainer with the run's callbacks, logger and atomic checkpoints.
+    """Lightning's Trainer with the run's callbacks, logger and atomic checkpoints. Raises like `_lightning`.
 
     Args:
         recipe: complete.
@@ -211,26 +210,36 @@ def trainer(recipe: Recipe, run: RunDir, step: int = 0, more: Sequence[lightning
         step: optimiser steps done; TensorBoard hides what an earlier life of the run drew of later ones.
         more: further callbacks.
     """
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", ".*You are using a CUDA device.*Tensor Cores.*")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     how = recipe.trainer
     accumulate = accumulation(recipe)
     writer = MetricsWriter(run.root, every=how.log_every)
     early = [EarlyEnd(how.monitor, how.mode, how.patience)] if how.patience is not None else []
     callbacks = [writer, Progress(every=how.log_every), ValidationMonitor(), ScoreMonitor(), *more, *early,
                  Checkpoints(run.root, every=how.checkpoint_every, monitor=how.monitor, mode=how.mode)]
-    return lightning.Trainer(
-        max_steps=how.max_steps, max_epochs=-1, accelerator=how.accelerator, devices=how.devices, num_nodes=how.nodes,
-        strategy="ddp" if world(recipe) > 1 else "auto", precision=how.precision,
-        val_check_interval=how.val_every * accumulate, check_val_every_n_epoch=None, num_sanity_val_steps=0,
-        accumulate_grad_batches=accumulate, use_distributed_sampler=False,
-        logger=TensorBoardLogger(run.root, name="tensorboard", version="", purge_step=step + bool(step), flush_secs=5),
-        callbacks=callbacks,
-        plugins=[AtomicIO()], enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=run.root)
+    return _lightning(
+        recipe, max_steps=how.max_steps, max_epochs=-1, val_check_interval=how.val_every * accumulate,
+        check_val_every_n_epoch=None, num_sanity_val_steps=0, accumulate_grad_batches=accumulate,
+        use_distributed_sampler=False, callbacks=callbacks, plugins=[AtomicIO()], default_root_dir=run.root,
+        logger=TensorBoardLogger(run.root, name="tensorboard", version="", purge_step=step + bool(step), flush_secs=5))
+
+
+def _lightning(recipe: Recipe, **settings: Any) -> lightning.Trainer:
+    """A Trainer on the recipe's devices. Raises ConfigError where this machine has no such devices."""
+    for words in ("isinstance.treespec, LeafSpec", "does not have many workers", "smaller than the logging interval",
+                  "You are using a CUDA device.*Tensor Cores"):
+        warnings.filterwarnings("ignore", f".*{words}.*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    how = recipe.trainer
+    try:
+        return lightning.Trainer(
+            accelerator=how.accelerator, devices=how.devices, num_nodes=how.nodes, precision=how.precision,
+            strategy="ddp" if world(recipe) > 1 else "auto", enable_progress_bar=False, enable_model_summary=False,
+            **settings)
+    except (ValueError, MisconfigurationException) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"trainer: accelerator {how.accelerator}, devices {how.devices}, precision {how.precision}: "
+                          f"not on this machine ({said}); `mmssl doctor` lists its devices, trainer.accelerator=auto "
+                          "takes what there is") from None
 
 
 def accumulation(recipe: Recipe) -> int:

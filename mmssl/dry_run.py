@@ -97,6 +97,10 @@ def _token_lines(model: Method, batch: Batch) -> list[str]:
         what = f"{tokens:,} tokens, {kept:,} kept in training" if tokens else "no tokens"
         lines.append(f"  {name:<10} {what:<42} input {shipped / 2**20:8.3f} MiB, "
                      f"activations {activation_bytes(model, name, batch) / len(batch) / 2**20:9.2f} MiB")
+        cut = getattr(encoder, "tokenizer", None)
+        if any(getattr(cut, "remainder", ())):
+            lines.append(f"  {'':<10} NOT READ: {list(cut.remainder)} at the ends of {list(cut.shape)}, which patches "
+                         f"of {list(cut.patch)} do not fill")
     return lines
 
 

@@ -1,5 +1,8 @@
 """What can go wrong for a user, each with its exit code. Anything else that reaches the shell is a bug of ours."""
 
+from collections.abc import Iterable
+from typing import Any
+
 
 class MmsslError(Exception):
     """A failure with a message for the user: where, what, what was expected, what to do; `exit_code` is the shell's."""
@@ -33,3 +36,18 @@ class StorageError(MmsslError):
     """The disk refused a write (full, read-only, over quota)."""
 
     exit_code = 5
+
+
+def check_ranges(section: str, rows: Iterable[tuple[str, bool, str, Any]]) -> None:
+    """Hold the settings of a section against what they may be.
+
+    Args:
+        section: of the recipe, for messages.
+        rows: a setting's name, whether its value is good, what is expected, and the value.
+
+    Raises:
+        ConfigError: with one line for each that is not good.
+    """
+    wrong = [f"{section}.{key}: expected {what}, got {value!r}" for key, good, what, value in rows if not good]
+    if wrong:
+        raise ConfigError(wrong)

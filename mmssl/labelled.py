@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmssl.config import Recipe, world
+from mmssl.config import Probe, Recipe, world
 from mmssl.data import Manifest, Split
 from mmssl.data.labels import UNKNOWN, misfit, parse_labels
 from mmssl.data.split import find_field
@@ -18,6 +18,20 @@ from mmssl.eval import label_draw, label_fraction, rarest_class
 from mmssl.methods import Finetune
 from mmssl.modalities import codecs_of
 from mmssl.registry import LOSSES, nearest
+
+
+def probe_problems(how: Probe, known: Sequence[str], split: Split) -> list[str]:
+    """One line for each feature and label that a recipe's section `probe` asks for and that is not there.
+
+    Args:
+        how: the section.
+        known: names of features.
+        split: one of its data set.
+    """
+    problems = [f"probe.features: no feature is called '{name}'{nearest(name, known)}" for name in how.features
+                if name not in known]
+    return problems + [f"probe.labels: {split.root} has no label '{label}'{nearest(label, split.labels)}"
+                       for label in how.labels if split.labels and label not in split.labels]
 
 
 def with_classes(recipe: Recipe, manifest: Manifest, root: Path) -> Recipe:

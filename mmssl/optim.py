@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from mmssl.errors import ConfigError
+from mmssl.errors import ConfigError, check_ranges
 from mmssl.registry import nearest
 
 Shape = Literal["half_cosine", "quarter_cosine", "constant"]
@@ -57,17 +57,14 @@ class Optim:
     zero_nan: bool = False
 
     def __post_init__(self) -> None:
-        wrong = [f"optim.{key}: expected {what}, got {value!r}" for key, good, what, value in (
+        check_ranges("optim", (
             ("lr", self.lr > 0, "a positive number", self.lr),
             ("final_lr", self.final_lr >= 0, "0 or more", self.final_lr),
             ("warmup", self.warmup >= 0, "0 or more steps", self.warmup),
             ("weight_decay", self.weight_decay >= 0, "0 or more", self.weight_decay),
             ("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers from 0 to below 1",
              self.betas),
-            ("clip", all(limit > 0 for limit in self.limits().values()), "positive numbers or null", self.clip),
-        ) if not good]
-        if wrong:
-            raise ConfigError(wrong)
+            ("clip", all(limit > 0 for limit in self.limits().values()), "positive numbers or null", self.clip)))
 
     def limits(self) -> dict[str, float]:
         """The largest norm of each part of the gradient, by the beginning of its parameters' names; "" is all of it."""

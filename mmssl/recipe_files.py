@@ -30,7 +30,7 @@ def recipe_path(name: str) -> Path:
     Raises:
         ConfigError: there is none; the message names the nearest one.
     """
-    return _path(name, recipe_folder(), recipe_names(), "recipe", "see `mmssl recipes list`")
+    return _path(name, recipe_folder(), recipe_names(), "recipe", "`mmssl recipes list` has all")
 
 
 def task_path(name: str) -> Path:
@@ -44,8 +44,8 @@ def _path(name: str, folder: Path, names: list[str], kind: str, where: str) -> P
             raise ConfigError(f"{kind}: no file '{name}'; expected a YAML file, or one of {', '.join(names)}")
         return Path(name)
     if name not in names:
-        raise ConfigError(f"{kind}: no {kind} is called '{name}'{nearest(name, names)}; "
-                          f"{where}, or give a file that ends in .yaml")
+        raise ConfigError(f"{kind}: no {kind} is called '{name}'{nearest(name, names)} "
+                          f"({where}; or give a file that ends in .yaml)")
     return folder / f"{name}.yaml"
 
 

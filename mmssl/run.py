@@ -156,14 +156,17 @@ def _cost(recipe: Recipe, model: Method) -> list[str]:
 
 
 def _short(recipe: Recipe) -> list[str]:
-    """Said where a run ends before its learning rate has risen; nothing else."""
-    optim, steps = recipe.optim, recipe.trainer.max_steps
-    if steps > optim.warmup or optim.warmup == 0:
-        return []
-    reached = optim.lr * (steps - 1) / optim.warmup
-    return [f"SHORT RUN: all {steps} steps lie within the warm-up of {optim.warmup} (optim.warmup), and the learning "
-            f"rate gets no further than {reached:.2g} of {optim.lr:.2g}; for a run that learns, lower optim.warmup or "
-            "raise trainer.max_steps"]
+    """Said where a run ends before its learning rate has risen, or before a validation could choose its best."""
+    optim, how, said = recipe.optim, recipe.trainer, []
+    if how.max_steps <= optim.warmup:
+        reached = optim.lr * (how.max_steps - 1) / optim.warmup
+        said.append(f"SHORT RUN: all {how.max_steps} steps lie within the warm-up of {optim.warmup} (optim.warmup), "
+                    f"and the learning rate gets no further than {reached:.2g} of {optim.lr:.2g}; for a run that "
+                    "learns, lower optim.warmup or raise trainer.max_steps")
+    if how.monitor is not None and how.max_steps < how.val_every:
+        said.append(f"SHORT RUN: it ends before its first validation, at step {how.val_every} (trainer.val_every), so "
+                    "there will be no best.ckpt; lower trainer.val_every to have one")
+    return said
 
 
 def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str] = (),

@@ -80,11 +80,27 @@ class RunDir:
 
         Raises:
             DataError: the folder is no run.
+            ConfigError: an override is wrong; or this mmssl does not know what the recipe says.
         """
         if not self.recipe_file.is_file():
             raise DataError(f"{self.root}: not a run directory (no recipe.yaml in it); expected one that `mmssl fit` "
                             "made. If `fit` was stopped while it made this one, delete it and start again")
-        return load(self.recipe_file, overrides)
+        try:
+            return load(self.recipe_file, overrides)
+        except ConfigError as error:
+            if overrides and self._loads():
+                raise
+            raise ConfigError([f"{self.root}: this mmssl cannot read the run's recipe.yaml, for what follows; use the "
+                               "version that made the run (environment.json names it), or mend recipe.yaml",
+                               *error.problems]) from None
+
+    def _loads(self) -> bool:
+        """Whether the recipe can be read as it stands, without overrides."""
+        try:
+            load(self.recipe_file)
+        except ConfigError:
+            return False
+        return True
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

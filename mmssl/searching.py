@@ -17,7 +17,7 @@ from mmssl.data.split import Split
 from mmssl.errors import ConfigError, DataError
 from mmssl.eval import frozen, on_device
 from mmssl.eval.retrieval import unit_rows
-from mmssl.evaluate import device_of, open_model
+from mmssl.evaluate import device_of, open_model, reading
 from mmssl.methods import Method
 from mmssl.methods.base import first_item
 from mmssl.modalities import codecs_of
@@ -82,7 +82,7 @@ class Found:
 
 
 def search(run_dir: str | Path, query: str, target: str, *, top: int = 5, data: str | None = None,
-           split: str | None = None, checkpoint: str = "last") -> Found:
+           split: str | None = None, checkpoint: str = "last", overrides: list[str] | None = None) -> Found:
     """Find the samples whose `target` lies nearest to a query in the common space of the two modalities. Exact; the
     gallery is embedded once, a batch at a time.
 
@@ -94,13 +94,17 @@ def search(run_dir: str | Path, query: str, target: str, *, top: int = 5, data: 
         data: data set to search; default, the run's.
         split: of it; default, the run's test split.
         checkpoint: "last", "best", or a file.
+        overrides: `modalities.…=…`, where files are to be read otherwise, e.g. `modalities.audio.resample=sinc`.
 
     Raises:
-        ConfigError: no such modality, or none that the query's is compared with; or words that say nothing.
+        ConfigError: `top` below 1; an override of something else; no such modality, or none that the query's is
+            compared with; words that say nothing.
         DataError: a file or data set that cannot be read, or no sample that has the target.
     """
+    if top < 1:
+        raise ConfigError(f"--top {top}: expected at least 1")
     run = RunDir(Path(run_dir))
-    recipe = run.load_recipe()
+    recipe = reading(run, "retrieve", overrides)
     model, parts = open_model(run, recipe, checkpoint)
     model = model.to(device_of(recipe))
     if target not in parts:

@@ -30,8 +30,8 @@ def suite_path(name: str) -> Path:
             raise ConfigError(f"suite: no file '{name}'; expected a YAML file, or one of {', '.join(suite_names())}")
         return Path(name)
     if name not in suite_names():
-        raise ConfigError(f"suite: no suite is called '{name}'{nearest(name, suite_names())}; see `mmssl bench "
-                          "--list`, or give a file that ends in .yaml")
+        raise ConfigError(f"suite: no suite is called '{name}'{nearest(name, suite_names())} (`mmssl bench "
+                          "--list` has all; or give a file that ends in .yaml)")
     return suite_folder() / f"{name}.yaml"
 
 

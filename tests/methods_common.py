@@ -11,10 +11,11 @@ from mmssl.methods import Finetune
 
 SMALL = {
     "vatt_tiny": ["modalities.video={frames: 4, size: 16, rate: 10, patch: [2, 8, 8], jitter: 0.8}",
-                  "modalities.audio={name: mel, rate: 8000, seconds: 0.4, window: 128, hop: 64, mels: 16, band: [80, 3900],"
-                  " patch: [10, 8]}",
+                  "modalities.audio={name: mel, rate: 8000, seconds: 0.4, window: 128, hop: 64, mels: 16,"
+                  " band: [80, 3900], patch: [10, 8]}",
                   "modalities.text={words: 6, texts: 3, word_dim: 16, vocabulary_size: 40}",
-                  "trunks.video={name: transformer, dim: 24, depth: 2, heads: 2}", "head={name: common_space, fine: 16, coarse: 8}"],
+                  "trunks.video={name: transformer, dim: 24, depth: 2, heads: 2}",
+                  "head={name: common_space, fine: 16, coarse: 8}"],
     "crossl_tiny": ["encoders.acc.width=16", "encoders.gyro.width=16"],
 }
 WORN = [f"{place}_{sensor}" for place in ("hand", "ankle", "chest") for sensor in ("acc", "gyro")]
@@ -23,7 +24,8 @@ SENSORS = {"pamap2": WORN, "pamap2_hr": [*WORN, "heart_rate"], "wesad": ["ecg", 
 SMALL |= {f"crossl_{name}": [w for m in sensors for w in (f"encoders.{m}.width=16", f"modalities.{m}.seconds=0.5")]
           for name, sensors in SENSORS.items()}
 SMALL["vatt_ma_tiny"] = [*SMALL["vatt_tiny"][:3], "trunks.shared={name: transformer, dim: 24, depth: 2, heads: 2}",
-                         SMALL["vatt_tiny"][4], *(f"encoders.{m}.post_projection=24" for m in ("video", "audio", "text"))]
+                         SMALL["vatt_tiny"][4],
+                         *(f"encoders.{m}.post_projection=24" for m in ("video", "audio", "text"))]
 SMALL["vatt_tiny"] += [f"trunks.{m}={{name: transformer, dim: 24, depth: 1, heads: 2}}" for m in ("audio", "text")]
 
 

@@ -24,7 +24,8 @@ from small_runs import (
     write_recipe,
 )
 
-from mmssl.data import Order, encode_npy
+from mmssl.data import Order, Split, encode_npy
+from mmssl.errors import DataError
 from mmssl.rundir import RunDir
 
 __all__ = ["good", "run_copy"]
@@ -73,11 +74,31 @@ def test_an_unknown_recipe_or_setting_is_named_with_the_nearest(capsys, tmp_path
     ("data.batch_per_device=64", 2, ("44 records, fewer than one batch of 64", "data.batch_per_device")),
     ("probe.labels=[akt]", 2, ("has no label 'akt'; did you mean 'act'",)),
     ("probe.features=[acce]", 2, ("probe.features: no feature is called 'acce'; did you mean 'acc'",)),
+    ("trainer.accelerator=tpuu", 2, ("trainer: accelerator tpuu, devices 1, precision 32-true: not on this machine (",
+                                     "trainer.accelerator=auto takes what there is")),
     ("encoders.gyro.width=4", 2, ("encoders: an aggregator needs one width",))])
 def test_what_cannot_work_is_said_before_anything_is_written(capsys, tmp_path, good, override, code, said):
     found, _, err = fit(capsys, tmp_path, good / "recipe.yaml", "probe.labels=[act]", override)
     assert found == code and not (tmp_path / "run").exists()
     one_message(err, *said)
+
+
+def test_a_probe_of_what_is_not_there_is_told_before_anything_is_computed(capsys, run_copy, monkeypatch):
+    monkeypatch.setattr("mmssl.evaluate.probing.extract", None)
+    code, _, err = mmssl(capsys, "probe", "--run", run_copy, "probe.labels=[akt]", "probe.features=[acce]")
+    assert code == 2 and len(err.splitlines()) == 2
+    one_message(err, "has no label 'akt'; did you mean 'act'?", "probe.features: no feature is called 'acce'; did you")
+
+
+def test_groups_that_a_cut_shard_has_lost_are_no_fault_of_the_split(tmp_path):
+    root = make_signals(tmp_path / "set", {"train": 5, "val": 5})
+    shard = next(root.glob("train*.tar"))
+    shard.write_bytes(shard.read_bytes()[:shard.stat().st_size // 2])
+    assert len(Split(root, "train", ["train0"])) == 1
+    with pytest.raises(DataError, match=r"train4 are not there, and train-000000\.tar cannot be read whole; copy that"):
+        Split(root, "train", ["train0", "train4"])
+    with pytest.raises(DataError, match=r"val9 are not there; change data\.split"):
+        Split(make_signals(tmp_path / "whole", {"val": 5}), "val", ["val9"])
 
 
 def test_a_missing_shard_is_named(capsys, tmp_path, good):
@@ -111,6 +132,27 @@ def test_a_folder_that_is_no_run_and_a_change_that_would_make_another_run(capsys
     code, _, err = mmssl(capsys, "fit", "--resume", run_copy, "optim.lr=1")
     assert code == 2
     one_message(err, "'optim.lr=1' would make it another run", "--init-from")
+
+
+def test_a_run_that_holds_a_setting_of_another_version(capsys, tmp_path, run_copy):
+    file = run_copy / "recipe.yaml"
+    whole = file.read_text()
+    for typo in ("trainer.max_stepz=7", "optim.lr=fast"):  # the fault of who typed it, not of the run
+        code, _, err = mmssl(capsys, "probe", "--run", run_copy, typo)
+        assert code == 2 and "recipe.yaml" not in err and len(err.splitlines()) == 1
+    file.write_text(whole.replace("optim:\n", "optim:\n  speed: 2\n").replace("name: vicreg", "name: vicregg"))
+    for verb in (["fit", "--resume", run_copy], ["probe", "--run", run_copy, "probe.seeds=1"],
+                 ["finetune", "--run", run_copy, "--task", "series", "finetune.label=act"],
+                 ["embed", "--run", run_copy, "--data", "x.npy", "--out", tmp_path / "f.npz"]):
+        code, _, err = mmssl(capsys, *verb)
+        first, *lines = err.splitlines()
+        assert code == 2 and first == (
+            f"mmssl: {run_copy}: this mmssl cannot read the run's recipe.yaml, for what follows; use the version that "
+            "made the run (environment.json names it), or mend recipe.yaml")
+        assert sorted(lines) == ["mmssl: loss: no loss is called 'vicregg'; did you mean 'vicreg'?",
+                                 "mmssl: optim.speed: no such setting; did you mean 'shape'?"], err
+    file.write_text("name: [")
+    one_message(mmssl(capsys, "report", "--run", run_copy)[2], f"{run_copy}: this mmssl cannot read", f"{file}: not")
 
 
 def test_one_process_at_a_time(capsys, run_copy):

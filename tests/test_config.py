@@ -47,8 +47,9 @@ def test_an_override_may_set_what_a_bare_name_leaves_open():
 
 
 def test_all_problems_are_reported_at_once_each_with_key_expectation_and_nearest_word():
-    found = problems("optim.lrr=1", "trainer.max_steps=soon", "pairs.video-audio.temprature=1", "trunks.video.name=transfomer",
-                     "encoders.imu=shared", "data.batch_per_device=null", "traner.max_steps=1", "pairs.video-smell=nce")
+    found = problems("optim.lrr=1", "trainer.max_steps=soon", "pairs.video-audio.temprature=1",
+                     "trunks.video.name=transfomer", "encoders.imu=shared", "data.batch_per_device=null",
+                     "traner.max_steps=1", "pairs.video-smell=nce")
     text = "\n".join(found)
     for part in ("optim.lrr: no such setting; did you mean 'lr'?",
                  "trainer.max_steps: expected int, got 'soon'",
@@ -60,6 +61,20 @@ def test_all_problems_are_reported_at_once_each_with_key_expectation_and_nearest
                  "pairs.video-smell: no such modality 'smell'"):
         assert part in text, f"{part!r} not in\n{text}"
     assert all(len(line) < 200 and "\n" not in line for line in found)
+
+
+def test_values_out_of_range_are_reported_with_all_other_problems():
+    found = problems("optim.lr=-1", "data.batch_per_device=0", "data.workers=-1", "trainer.max_steps=0",
+                     "trainer.devices=-1", "probe.fractions=[0.5,2]", "probe.seeds=0", "online.k=0", "optim.lrr=1",
+                     "trainer.val_every=soon")
+    assert sorted(found) == [
+        "data.batch_per_device: expected at least 1, got 0", "data.workers: expected 0 or more threads, got -1",
+        "online.k: expected at least 1, got 0", "optim.lrr: no such setting; did you mean 'lr'?",
+        "probe.fractions: expected shares above 0, up to 1, got [0.5, 2.0]", "probe.seeds: expected at least 1, got 0",
+        "trainer.val_every: expected int, got 'soon'"]
+    assert sorted(problems("optim.lr=-1", "trainer.max_steps=0", "trainer.devices=-1")) == [
+        "optim.lr: expected a positive number, got -1.0", "trainer.devices: expected a positive number, got -1",
+        "trainer.max_steps: expected a positive number, got 0"]
 
 
 def test_missing_values_are_named():

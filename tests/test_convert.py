@@ -159,7 +159,8 @@ def test_run_can_be_used_at_once(tmp_path, capsys, monkeypatch):
         ids = np.zeros((1, 14), int)
         ids[0, :4] = [words.index(w) for w in "accg"]
         np.testing.assert_allclose(features["text"], Released(weights).unified("text", ids, MA["text"]), atol=1e-5)
-    assert Path("run/recipe.typed.yaml").read_text().startswith("# mmssl convert c.npz --recipe unified.yaml modalities.text")
+    typed = Path("run/recipe.typed.yaml").read_text()
+    assert typed.startswith("# mmssl convert c.npz --recipe unified.yaml modalities.text")
     assert UNIFIED in Path("run/converted.json").read_text()
     assert main(["convert", "--checkpoint", "c.npz", "--recipe", "unified.yaml", "--out", "run"]) == 2
     assert "not empty" in capsys.readouterr().err

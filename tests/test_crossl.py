@@ -131,7 +131,7 @@ def test_nce_of_the_two_views():
 
 
 def test_parts_that_do_not_fit_together_are_told():
-    with pytest.raises(ConfigError, match="aggregator: would not learn.*aggregator=concat"):
+    with pytest.raises(ConfigError, match=r"aggregator: would not learn.*aggregator=concat"):
         small("crossl_tiny", "loss=cmc")
     summary = [TOKENS[0], *(t.replace(", pool: mean", "") for t in TOKENS[1:])]
     with pytest.raises(ConfigError, match=r"encoders\.acc: gives no states over time"):

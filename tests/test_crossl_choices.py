@@ -1,13 +1,13 @@
 """CroSSL as released and as recommended: one key fills what a recipe leaves open, and the page has the same table."""
 
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import yaml
+from flat_recipes import resolved
 
 from mmssl.cli import main
-from mmssl.config import full_dict, load
+from mmssl.config import load
 from mmssl.config.choices_crossl import CROSSL
 from mmssl.errors import ConfigError
 
@@ -29,19 +29,9 @@ TABLE = {
     "optim.final_lr": (1e-4, 1e-5),
     **{f"modalities.{m}.{how}": (0.0, rate) for m in SENSORS for how, rate in (("jitter", 0.1), ("scale", 0.2))},
 }
-SAME = {"aggregator.hidden": [64, 32], "aggregator.dim": 32, **{f"encoders.{m}.width": 96 for m in SENSORS}, **{f"encoders.{m}.dropout": 0.0 for m in SENSORS},
+SAME = {"aggregator.hidden": [64, 32], "aggregator.dim": 32,
+        **{f"encoders.{m}.{setting}": value for m in SENSORS for setting, value in (("width", 96), ("dropout", 0.0))},
         "loss.variance": "population", "mask.name": "modality", "loss.name": "vicreg"}
-
-
-def flat(tree, place=""):
-    if isinstance(tree, dict):
-        return {k: v for key, part in tree.items() for k, v in flat(part, f"{place}.{key}" if place else key).items()}
-    return {place: tree}
-
-
-@lru_cache
-def resolved(name, *overrides):
-    return flat(full_dict(load(name, list(overrides))))
 
 
 def test_a_source_fills_every_choice_and_nothing_else():
@@ -54,7 +44,7 @@ def test_a_source_fills_every_choice_and_nothing_else():
 
 @pytest.mark.parametrize("place", [p for p in TABLE if "." in p and not p.startswith(("encoders", "modalities"))])
 def test_each_choice_can_be_set_alone_and_wins_over_the_source(place):
-    released, ours = TABLE[place]
+    released, _ = TABLE[place]
     said = yaml.safe_dump(released, default_flow_style=True).splitlines()[0]
     found, plain = resolved("crossl_pamap2", f"{place}={said}"), resolved("crossl_pamap2")
     assert {k: found[k] for k in found if found[k] != plain[k]} == {place: released}

@@ -151,7 +151,7 @@ def test_full_disk_and_wrong_name(quick_cache, monkeypatch, tmp_path):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache, "build_clips", full)
-    with pytest.raises(StorageError, match="No space left.*MMSSL_CACHE"):
+    with pytest.raises(StorageError, match=r"No space left.*MMSSL_CACHE"):
         cache.resolve_root("demo:clips")
     with pytest.raises(ConfigError, match="did you mean 'clips'"):
         cache.resolve_root("demo:clip")

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mmssl"
 FILES = sorted(PACKAGE.rglob("*.py"))
+OTHERS = [*sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
 
 FLOORS = [
     {"errors", "rng", "types", "registry", "plugins", "recipe_files", "suite_files", "storage"},
@@ -73,7 +74,8 @@ def test_imports_only_go_down(path):
             continue
         down = floor_of(there) < floor_of(here)
         beside = floor_of(there) == floor_of(here) and floor_of(here) in SHARED_FLOORS
-        assert down or beside, f"{path.relative_to(ROOT)} (floor {floor_of(here)}) imports {name} (floor {floor_of(there)})"
+        assert down or beside, (f"{path.relative_to(ROOT)} (floor {floor_of(here)}) imports {name} "
+                                f"(floor {floor_of(there)})")
 
 
 def test_the_picture_shows_every_room():
@@ -90,8 +92,7 @@ def test_a_library_enters_by_its_door(path):
             f"{path.relative_to(ROOT)} imports {name}; only {sorted(doors)} may")
 
 
-@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "tests").glob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))],
-                         ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*FILES, *OTHERS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_are_small(path):
     text = path.read_text()
     assert text.count("\n") <= 300, f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines"
@@ -125,7 +126,8 @@ def test_what_is_public_is_explained(path):
 def test_no_boolean_is_called_just_mask(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            assert node.id != "mask" or path.name == "recipe.py", f"{path.relative_to(ROOT)}:{node.lineno}: name it for what True means"
+            assert node.id != "mask" or path.name == "recipe.py", (
+                f"{path.relative_to(ROOT)}:{node.lineno}: name it for what True means")
 
 
 def test_nothing_unpickles():

@@ -49,7 +49,8 @@ loss: vicreg
 def record(rng, kind):
     """Video, pulse and sensor that share what sort of thing happens (8 kinds): where it is bright, and how fast."""
     frames = rng.integers(0, 60, (4, 16, 16, 3), dtype=np.uint8)
-    frames[:, 8 * (kind & 1):8 * (kind & 1) + 8, 8 * (kind >> 1 & 1):8 * (kind >> 1 & 1) + 8] += np.uint8(90 + 100 * (kind >> 2))
+    top, left = 8 * (kind & 1), 8 * (kind >> 1 & 1)
+    frames[:, top:top + 8, left:left + 8] += np.uint8(90 + 100 * (kind >> 2))
     t = np.arange(60) / 50
     wave = np.sin(2 * np.pi * (2 + 2 * kind) * t + rng.uniform(0, 6.28))
     imu = np.stack([wave * (1 + a % 3) for a in range(6)]) + 0.2 * rng.standard_normal((6, 60))

@@ -1,11 +1,11 @@
 """The seventeen choices between VATT's paper and its released code: one key fills them, each may be set alone."""
 
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from flat_recipes import resolved
 
 from mmssl import build
 from mmssl.cli import main
@@ -41,17 +41,6 @@ MA = {place: values for place, values in BASE.items() if not place.startswith("t
         ("pre_projection", (False, True, True)), ("post_projection", (0, 1024, 1024)),
         ("position_norm", (False, True, True)), ("summary_position", (True, False, False)))}
 SOURCES = ("paper", "code", "suggested")
-
-
-def flat(tree, place=""):
-    if isinstance(tree, dict):
-        return {k: v for key, part in tree.items() for k, v in flat(part, f"{place}.{key}" if place else key).items()}
-    return {place: tree}
-
-
-@lru_cache
-def resolved(name, *overrides):
-    return flat(full_dict(load(name, list(overrides))))
 
 
 @pytest.mark.parametrize(("name", "table"), [("vatt_base", BASE), ("vatt_ma_medium", MA)])

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from methods_common import SMALL, holey_batch
+from methods_common import SMALL, holey_batch, small
 
 from mmssl import build
 from mmssl.cli import main, parser
 from mmssl.config import load
 from mmssl.cost import random_batch
-from mmssl.dry_run import counts
+from mmssl.dry_run import counts, dry_run
 from mmssl.optim import build_optimizer
 from mmssl.recipe_files import recipe_names
 from mmssl.testing import check_aggregator, check_encoder, check_method
@@ -115,7 +115,14 @@ def test_the_dry_run_prints_the_published_counts_and_needs_no_data(capsys, monke
     published = ["source=reference", "encoders.acc.width=96", "encoders.gyro.width=96"]
     assert main(["fit", "--recipe", "crossl_tiny", "--dry-run", *published]) == 0
     said = capsys.readouterr().out
-    assert said.count("57,696") == 2 and "15,552" in said  # aggregator of two modalities: 192·64+64+64·32+32+32·32+32+64
+    aggregator = 192 * 64 + 64 + 64 * 32 + 32 + 32 * 32 + 32 + 64  # of two modalities
+    assert said.count("57,696") == 2 and f"{aggregator:,}" in said
+
+
+def test_the_dry_run_says_what_no_patch_covers():
+    whole, cut = (dry_run(small("vatt_tiny", f"modalities.video.frames={frames}")[0]) for frames in (4, 5))
+    assert "NOT READ" not in whole and cut.count("NOT READ") == 1
+    assert "NOT READ: [1, 0, 0] at the ends of [5, 16, 16, 3], which patches of [2, 8, 8] do not fill" in cut
 
 
 def test_the_readme_names_only_what_exists():

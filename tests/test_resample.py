@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.signal import resample_poly
 
-from mmssl.data.sources.gaps import bridge, fill_back
 from mmssl.data.sources import standardise
+from mmssl.data.sources.gaps import bridge, fill_back
 from mmssl.data.sources.resample import Joined, Resampled
 from mmssl.data.sources.units import factor
 from mmssl.errors import ConfigError, DataError

@@ -27,6 +27,7 @@ from small_runs import (
 import mmssl as package
 from mmssl import build, completing, plugins
 from mmssl.config import load
+from mmssl.data import encode_flac
 from mmssl.registry import ENCODERS
 from mmssl.rundir import RunDir
 
@@ -112,12 +113,15 @@ def test_metrics_events_and_checkpoints(signals):
     assert checkpoint(run)["global_step"] == 10 and checkpoint(run, "best")["global_step"] == best["step"]
 
 
-def test_a_run_that_ends_within_its_warm_up_is_told_so(capsys, tmp_path, signals):
+def test_a_run_that_ends_before_it_can_learn_or_choose_is_told_so(capsys, tmp_path, signals):
     text = SIGNALS.replace("max_steps: 18", "max_steps: 3")
     assert mmssl(capsys, "fit", "--recipe", write_recipe(tmp_path, text, signals / "recipes" / "set"),
                  "--run-dir", tmp_path / "run")[0] == 0
+    log = (tmp_path / "run" / "log.txt").read_text()
     assert ("SHORT RUN: all 3 steps lie within the warm-up of 3 (optim.warmup), and the learning rate gets no further "
-            "than 0.0067 of 0.01;") in (tmp_path / "run" / "log.txt").read_text()
+            "than 0.0067 of 0.01;") in log
+    assert "SHORT RUN: it ends before its first validation, at step 5 (trainer.val_every)" in log
+    assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
     assert [row["lr"] for row in metrics(tmp_path / "run") if "split" not in row] == pytest.approx([0.02 / 3])
     assert "SHORT RUN" not in (signals / "run" / "log.txt").read_text()
 
@@ -157,6 +161,23 @@ def test_what_is_embedded_from_shards_is_what_is_embedded_from_the_files(capsys,
             assert np.allclose(np.load("one.npz")[name][0], packed[name][number], atol=1e-5), name
     both = package.embed_files(clips / "run", ["video.mp4", "audio.flac"])
     assert both.present["video"].tolist() == [True, False] and both.present["audio"].tolist() == [False, True]
+
+
+def test_a_file_of_another_rate_is_embedded_once_its_reading_is_said(capsys, tmp_path, clips):
+    def tone(hertz, rate):
+        return encode_flac(0.5 * np.sin(2 * np.pi * hertz * np.arange(round(0.4 * rate)) / rate)[None], rate)
+
+    for name, hertz, rate in (("same", 700, 8000), ("fast", 700, 16000), ("other", 2500, 8000)):
+        (tmp_path / f"{name}.flac").write_bytes(tone(hertz, rate))
+    embed = ("embed", "--run", clips / "run", "--out", tmp_path / "f.npz", "--data")
+    code, _, err = mmssl(capsys, *embed, tmp_path / "fast.flac")
+    assert code == 4 and "has 16000 Hz, but the recipe expects 8000 Hz. Set `resample: sinc`" in err
+    files = [tmp_path / f"{name}.flac" for name in ("same", "fast", "other")]
+    assert mmssl(capsys, "embed", "modalities.audio.resample=sinc", *embed[1:], *files)[0] == 0
+    same, fast, other = np.load(tmp_path / "f.npz")["audio"]
+    assert abs(fast - same).max() < 0.1 * abs(other - same).max()
+    code, _, err = mmssl(capsys, "embed", "data.root=x", *embed[1:], *files)
+    assert code == 2 and "embed: 'data.root=x': only modalities.* may change" in err
 
 
 def test_series_are_embedded_from_their_files_too(capsys, tmp_path, signals):

@@ -66,6 +66,8 @@ def test_a_sound_finds_films_and_a_sample_without_the_target_is_not_among_them(r
 def test_what_cannot_be_asked_is_one_line(run, capsys):
     for arguments, said in ((["--query", "gibberish", "--target", "video"], "no word of it is in the run's vocabulary"),
                             (["--query", "light", "--target", "vidio"], "did you mean 'video'"),
+                            (["--query", "light", "--target", "video", "--top", "0"], "--top 0: expected at least 1"),
+                            (["--query", "light", "--target", "video", "seed=1"], "only modalities.* may change"),
                             (["--query", "light", "--target", "audio"], "compares text with video, not with audio")):
         assert main(["retrieve", "--run", str(run), *arguments]) == 2
         error = capsys.readouterr().err

@@ -49,6 +49,17 @@ def films(tmp_path):
     return folder, rows
 
 
+def test_columns_that_are_not_read_are_told(films, tmp_path):
+    report = pack_table(write_table(*films), str(tmp_path / "out"), video="none")
+    assert report.notes[-1] == "not read: film, kind, who (columns of classes are named with --labels)"
+
+
+def test_a_group_in_two_splits_is_told_before_anything_is_packed(films, tmp_path):
+    with pytest.raises(ConfigError, match=r"row 4, column 'who': group 'p1' is in val, in a row above in train"):
+        pack_table(write_table(*films), str(tmp_path / "out"), group="who")
+    assert not (tmp_path / "out").exists()
+
+
 def test_table_keeps_what_it_names(films, tmp_path):
     folder, rows = films
     rows[1]["tone"], rows[2]["caption"], rows[0]["kind"] = "", "", ""
@@ -57,6 +68,8 @@ def test_table_keeps_what_it_names(films, tmp_path):
     report = pack_table(write_table(folder, rows), str(tmp_path / "out"), labels=["kind"], group="who", size=20,
                         video_rate=5.0, audio_rate=4000, workers=2)
     assert report.records == {"train": 3, "val": 1, "test": 2} and not report.bad
+    assert report.notes == ["video: column 'film'", "audio: column 'tone'", "split: column 'split'",
+                            "text: column 'caption'"]
     train, manifest = records(tmp_path / "out", "train"), schema.Manifest.load(tmp_path / "out")
     first, second, third = train.values()
     assert set(first) == {"video.mp4", "audio.flac", "text.json", "labels.json"}
@@ -188,7 +201,7 @@ def test_wrong_columns_and_settings_are_all_named(films, tmp_path):
     rows[3]["split"] = "holdout"
     with pytest.raises(ConfigError, match="row 4, column 'split': split 'holdout', expected train, val or test"):
         pack_table(write_table(folder, rows), str(tmp_path / "out"))
-    with pytest.raises(DataError, match="no such|cannot be read"):
+    with pytest.raises(DataError, match=r"no such|cannot be read"):
         pack_table(str(folder / "gone.csv"), str(tmp_path / "out"))
 
 

@@ -126,7 +126,6 @@ def test_each_dropout_site_draws_for_itself(kind, monkeypatch):
     seen = []
     trunk = TRUNKS[kind](dropout=0.3)
     monkeypatch.setattr("mmssl.nn.transformer.drop", lambda x, rate, seeds: seen.append(seeds.tolist()) or x)
-    monkeypatch.setattr("mmssl.nn.t5.drop", lambda x, rate, seeds: seen.append(seeds.tolist()) or x)
     trunk(torch.randn(3, 5, 16), None, Rng((1,)))
     assert len(seen) == 6 and len({seed for seeds in seen for seed in seeds}) == 18
 

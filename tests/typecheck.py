@@ -1,4 +1,4 @@
-"""The type checker that tests run the package under: beartype, with an int where a float is asked for, as PEP 484 says."""
+"""The type checker that tests run the package under: beartype, with an int where a float is asked for (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

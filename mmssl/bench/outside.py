@@ -150,7 +150,10 @@ def call_factory(name: str) -> tuple[dict[str, tuple[Any, nn.Module]], str]:
 def _loaded(source: str) -> ModuleType:
     """A module by its name, or a file's; like any module it can be found by name while its code runs."""
     if not source.endswith(".py"):
-        return importlib.import_module(source)
+        module = importlib.import_module(source)
+        if module.__file__ is None:
+            raise ImportError(f"'{source}' is a folder, not a module")
+        return module
     spec = importlib.util.spec_from_file_location(f"mmssl_bench_{Path(source).stem}", source)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

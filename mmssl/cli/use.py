@@ -20,6 +20,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     embed.add_argument("--split", default="test", help="split of the shards (default: test)")
     embed.add_argument("--out", required=True, metavar="F.npz", help="file to write")
     checkpoint_option(embed)
+    reading_option(embed)
     embed.set_defaults(act=_embed)
     _retrieve_options(verbs.add_parser("retrieve", help="find samples of a data set by a sentence or a file"))
     export = verbs.add_parser("export", help="write a run's encoders to an ONNX file, checked and timed")
@@ -43,12 +44,19 @@ def _retrieve_options(retrieve: argparse.ArgumentParser) -> None:
     retrieve.add_argument("--split", help="split to search (default: the run's test split)")
     retrieve.add_argument("--out", metavar="F.html", help="also write a page in which the clips play")
     checkpoint_option(retrieve)
+    reading_option(retrieve)
     retrieve.set_defaults(act=_retrieve)
 
 
 def checkpoint_option(verb: argparse.ArgumentParser) -> None:
     """The option that says which checkpoint of a run is meant."""
     verb.add_argument("--checkpoint", default="last", help="last, best, or a file (default: last)")
+
+
+def reading_option(verb: argparse.ArgumentParser) -> None:
+    """Settings of how files are read, for those that differ from the run's own."""
+    verb.add_argument("overrides", nargs="*", metavar="a.b=c",
+                      help="how to read files of another rate, e.g. modalities.audio.resample=sinc")
 
 
 def _probe(args: argparse.Namespace) -> int:
@@ -64,7 +72,8 @@ def _probe(args: argparse.Namespace) -> int:
 
 def _embed(args: argparse.Namespace) -> int:
     from mmssl import evaluate
-    print(evaluate.embed(args.run, args.data, args.out, split=args.split, checkpoint=args.checkpoint))
+    print(evaluate.embed(args.run, args.data, args.out, split=args.split, checkpoint=args.checkpoint,
+                         overrides=args.overrides))
     return 0
 
 
@@ -83,7 +92,7 @@ def _report(args: argparse.Namespace) -> int:
 def _retrieve(args: argparse.Namespace) -> int:
     from mmssl.searching import search, write_page
     found = search(args.run, args.query, args.target, top=args.top, data=args.data, split=args.split,
-                   checkpoint=args.checkpoint)
+                   checkpoint=args.checkpoint, overrides=args.overrides)
     print(found.text)
     if args.out:
         write_page(found, args.out)

@@ -57,7 +57,7 @@ def section_problems(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
             problems.append(f"{key}: expected a mapping, got {value!r}")
             continue
         good[key], more = check_settings(signature_of(kind), value, key)
-        problems += more
+        problems += more or _range_problems(kind, good[key])
     if good.get("data", {}).get("split") is not None:
         problems += rule_problems(good["data"]["split"], "data.split")
     for key in open_keys & tree.keys():
@@ -66,6 +66,15 @@ def section_problems(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
         if key in good and not isinstance(good[key], Mapping):
             problems.append(f"{key}: expected a mapping, got {good.pop(key)!r}")
     return good, problems
+
+
+def _range_problems(kind: type, settings: Mapping[str, Any]) -> list[str]:
+    """What a closed section says of its values, once their types are right."""
+    try:
+        kind(**settings)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def problems_of(sections: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mmssl.errors import ConfigError
+from mmssl.errors import ConfigError, check_ranges
 from mmssl.methods import Finetune
 from mmssl.optim import Optim
 
@@ -44,6 +44,14 @@ class Data:
     bad_samples: float = 0.01
     obtain: str = ""
 
+    def __post_init__(self) -> None:
+        check_ranges("data", (
+            ("batch_per_device", self.batch_per_device >= 1, "at least 1", self.batch_per_device),
+            ("batch", self.batch is None or self.batch >= 1, "at least 1, or null", self.batch),
+            ("workers", self.workers >= 0, "0 or more threads", self.workers),
+            ("cache_mib", self.cache_mib >= 0, "0 or more MiB", self.cache_mib),
+            ("bad_samples", 0 <= self.bad_samples <= 1, "a share from 0 to 1", self.bad_samples)))
+
 
 @dataclass
 class Training:
@@ -76,6 +84,10 @@ class Training:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        counts = ("max_steps", "devices", "nodes", "log_every", "val_every", "checkpoint_every")
+        check_ranges("trainer", (
+            *((key, getattr(self, key) >= 1, "a positive number", getattr(self, key)) for key in counts),
+            ("pictures_every", self.pictures_every >= 0, "0 or more validations", self.pictures_every)))
         if self.patience is not None and (self.patience < 1 or self.monitor is None):
             raise ConfigError("trainer.patience: expected at least 1 and, in trainer.monitor, the validation metric to "
                               f"be patient with; got {self.patience} and {self.monitor}")
@@ -100,6 +112,12 @@ class Probe:
     fractions: list[float] = field(default_factory=lambda: [1.0])
     seeds: int = 3
     devices: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_ranges("probe", (
+            ("fractions", bool(self.fractions) and all(0 < f <= 1 for f in self.fractions),
+             "shares above 0, up to 1", self.fractions),
+            ("seeds", self.seeds >= 1, "at least 1", self.seeds)))
 
 
 @dataclass
@@ -130,14 +148,12 @@ class Online:
     rows: int = 1024
 
     def __post_init__(self) -> None:
-        wrong = [f"online.{key}: expected {what}, got {value!r}" for key, good, what, value in (
+        check_ranges("online", (
             ("batch", self.batch is None or self.batch >= 2, "at least 2, or null", self.batch),
             ("every", self.every >= 1, "a positive number of steps", self.every),
             ("lr", self.lr > 0, "a positive number", self.lr),
             ("k", self.k >= 1, "at least 1", self.k),
-            ("rows", self.rows >= 2, "at least 2", self.rows)) if not good]
-        if wrong:
-            raise ConfigError(wrong)
+            ("rows", self.rows >= 2, "at least 2", self.rows)))
 
 
 @dataclass

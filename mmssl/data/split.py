@@ -65,6 +65,10 @@ class Split:
         unknown = sorted(set(groups) - {name for names in owners for name in names.tolist()})
         if unknown or not groups:
             what = f"its groups {', '.join(unknown)} are not there" if groups else "it has no group"
+            damaged = [path.name for path, index in zip(self.paths, self.indices, strict=True) if index.lost]
+            if unknown and damaged:
+                raise DataError(f"{self.root}: split '{self.name}': {what}, and {', '.join(damaged[:5])} cannot be "
+                                f"read whole; copy that again (`mmssl data verify {self.root}` names what is lost)")
             raise DataError(f"{self.root}: split '{self.name}': {what}; change data.split, or data.{self.name} to the "
                             f"name of another split")
         keep = [np.isin(names, list(groups)) for names in owners]

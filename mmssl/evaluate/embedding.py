@@ -12,7 +12,7 @@ from mmssl import build, completing
 from mmssl.data import collate_clips, decode_file, transform_clips
 from mmssl.errors import ConfigError, DataError
 from mmssl.eval import Features, extract, join
-from mmssl.evaluate.loading import device_of, open_model
+from mmssl.evaluate.loading import device_of, open_model, reading
 from mmssl.modalities import codecs_of
 from mmssl.registry import nearest
 from mmssl.rundir import RunDir
@@ -20,7 +20,7 @@ from mmssl.storage import write_whole
 
 
 def embed(run_dir: str | Path, sources: list[str], out: str | Path, *, split: str = "test",
-          checkpoint: str = "last") -> str:
+          checkpoint: str = "last", overrides: list[str] | None = None) -> str:
     """Write features to an npz file: `<modality>` (N, D) float32 and `<modality>.present` (N,) bool, `keys`, `groups`,
     `label.<name>`; also `global` and `all` where there are any.
 
@@ -30,6 +30,7 @@ def embed(run_dir: str | Path, sources: list[str], out: str | Path, *, split: st
         out: file to write; ends in .npz.
         split: of the data set.
         checkpoint: "last", "best", or a file.
+        overrides: `modalities.…=…`, where files are to be read otherwise, e.g. `modalities.audio.resample=sinc`.
 
     Returns:
         one line that says what was written, then one for each bad sample of the data set.
@@ -38,31 +39,34 @@ def embed(run_dir: str | Path, sources: list[str], out: str | Path, *, split: st
         raise ConfigError(f"--out {out}: expected a name that ends in .npz")
     if len(sources) == 1 and (sources[0].startswith("demo:") or Path(sources[0]).is_dir()):
         run = RunDir(Path(run_dir))
-        recipe = run.load_recipe()
+        recipe = reading(run, "embed", overrides)
         model, parts = open_model(run, recipe, checkpoint)
         loader = build.datamodule(completing.moved(recipe, sources[0]), parts).loader(split)
         features = extract(model.to(device_of(recipe)), loader)
         left_out = "".join(f"\nleft out: {shard} '{key}': {why}" for (shard, key), why in loader.quarantine.bad.items())
     else:
-        features, left_out = embed_files(run_dir, sources, checkpoint=checkpoint), ""
+        features, left_out = embed_files(run_dir, sources, checkpoint=checkpoint, overrides=overrides), ""
     _write_npz(Path(out), features)
     shapes = ", ".join(f"{name} {x.shape}" for name, x in features.x.items())
     return f"{out}: {len(features)} samples: {shapes}{left_out}"
 
 
-def embed_files(run_dir: str | Path, files: list[str | Path], *, checkpoint: str = "last") -> Features:
+def embed_files(run_dir: str | Path, files: list[str | Path], *, checkpoint: str = "last",
+                overrides: list[str] | None = None) -> Features:
     """Features of media files, without packing them: one sample per file, centre window, nothing random.
 
     Args:
         run_dir: folder of the run.
         files: each a path, or `modality=path` where the extension does not tell. A film gives video and sound.
         checkpoint: "last", "best", or a file.
+        overrides: as in `embed`.
 
     Raises:
+        ConfigError: an override of something else than modalities.
         DataError: a file that is missing, unreadable, or of a kind that no modality of the run reads.
     """
     run = RunDir(Path(run_dir))
-    recipe = run.load_recipe()
+    recipe = reading(run, "embed", overrides)
     model, parts = open_model(run, recipe, checkpoint)
     device, lots = device_of(recipe), []
     for file in files:

@@ -10,7 +10,7 @@ import torch
 from mmssl import build
 from mmssl.callbacks import read_checkpoint
 from mmssl.config import Recipe
-from mmssl.errors import DataError
+from mmssl.errors import ConfigError, DataError
 from mmssl.methods import Method
 from mmssl.rundir import RunDir
 
@@ -60,6 +60,19 @@ def device_of(recipe: Recipe) -> torch.device:
     """Where a recipe's features are computed."""
     gpu = torch.cuda.is_available() and recipe.trainer.accelerator in ("auto", "gpu", "cuda")
     return torch.device("cuda" if gpu else "cpu")
+
+
+def reading(run: RunDir, verb: str, overrides: list[str] | None) -> Recipe:
+    """The run's recipe with other settings of how its modalities read files, e.g. `modalities.audio.resample=sinc`.
+
+    Raises:
+        ConfigError: an override of another section; `verb` is for the message.
+        DataError: the folder is no run.
+    """
+    wrong = [f"{verb}: '{o}': only modalities.* may change" for o in overrides or [] if not o.startswith("modalities.")]
+    if wrong:
+        raise ConfigError(wrong)
+    return run.load_recipe(overrides)
 
 
 def split_problems(verb: str, overrides: list[str]) -> list[str]:

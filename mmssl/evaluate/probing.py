@@ -16,6 +16,7 @@ from mmssl.eval import (
     ProbeTable,
     RetrievalResult,
     extract,
+    feature_names,
     frozen,
     join,
     on_device,
@@ -24,6 +25,7 @@ from mmssl.eval import (
     retrieval_table,
 )
 from mmssl.evaluate.loading import device_of, open_model, split_problems
+from mmssl.labelled import probe_problems
 from mmssl.methods import Method
 from mmssl.rundir import RunDir, write_json
 from mmssl.storage import write_whole
@@ -56,8 +58,9 @@ def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | 
         overrides: `probe.…=…` or `data.…=…`.
 
     Raises:
-        ConfigError: an override of another section, or a recipe without `probe.labels`.
-        DataError: a label or split that the data set lacks.
+        ConfigError: an override of another section, a recipe without `probe.labels`, a label or feature that is not
+            there.
+        DataError: a split that the data set lacks.
     """
     run = RunDir(Path(run_dir))
     overrides = overrides or []
@@ -73,6 +76,8 @@ def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | 
     trained, parts = open_model(run, recipe, checkpoint)
     untrained = build.method(build.at_random(recipe), parts)
     data = build.datamodule(recipe, parts, run)
+    if problems := probe_problems(recipe.probe, feature_names(trained, parts), data.open(recipe.data.test)):
+        raise ConfigError(problems)
     device = device_of(recipe)
     found = {heading: _features(model.to(device), recipe, data)
              for heading, model in (("trained", trained), ("random weights", untrained))}

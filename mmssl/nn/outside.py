@@ -37,13 +37,13 @@ class TimmEncoder(nn.Module):
                  frozen: bool = False) -> None:
         super().__init__()
         import timm
+        if not timm.is_model(model):
+            raise ConfigError(f"encoder 'timm': timm {timm.__version__} has no model '{model}'; "
+                              "list them with `python -c 'import timm; print(timm.list_models())'`")
         shape = tuple(getattr(modality, "input_shape", modality.shape))
         if len(shape) not in (3, 4) or shape[-1] != 3:
             raise ConfigError(f"encoder 'timm': takes pictures (T, H, W, 3), got samples of {list(shape)}; "
                               "choose the encoder 'tokens' for other kinds of signal")
-        if not timm.is_model(model):
-            raise ConfigError(f"encoder 'timm': timm {timm.__version__} has no model '{model}'; "
-                              "list them with `python -c 'import timm; print(timm.list_models())'`")
         self.model = (make_timm(model, shape[-3:-1], pretrained=pretrained) if weights is None
                       else timm_from_file(model, shape[-3:-1], weights))
         self.dim = getattr(self.model, "head_hidden_size", self.model.num_features)

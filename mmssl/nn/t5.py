@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmssl.nn.dropout import check_rate, drop, drop_at, item_rows
+from mmssl.nn.dropout import check_rate, drop_at, item_rows
 from mmssl.nn.init import dense, summary_token
-from mmssl.nn.transformer import EPS, Attention, run_blocks
+from mmssl.nn.transformer import EPS, Block, run_blocks
 from mmssl.registry import ENCODERS, TRUNKS
 from mmssl.rng import Rng
 
@@ -38,7 +38,7 @@ def relative_buckets(tokens: int, buckets: int = 32, distance: int = 64) -> Int[
     return half * (steps > 0) + torch.where(steps.abs() < near, steps.abs(), wide.clamp(max=half - 1))
 
 
-class T5Block(nn.Module):
+class T5Block(Block):
     """x + Drop(Attention(rms x)), then x + Drop(W_o Drop(GELU(W_i norm x))), without biases or 1/sqrt(d) scaling.
 
     Source: released VATT code: the attention's norm is T5's root mean square, that of the hidden layer is a LayerNorm.
@@ -48,24 +48,9 @@ class T5Block(nn.Module):
         dropout: rate at the three places.
     """
 
-    sites = 3
-
     def __init__(self, dim: int, heads: int, mlp: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.dropout = dropout
-        self.norm1 = nn.RMSNorm(dim, eps=EPS)
-        self.attention = Attention(dim, heads, bias=False, scale=1.0)
-        self.norm2 = nn.LayerNorm(dim, eps=EPS)
-        self.mlp_in = dense(dim, mlp, bias=False)
-        self.mlp_out = dense(mlp, dim, bias=False)
-
-    def forward(self, x: Float[Tensor, "B N D"], allow: Tensor | None = None, seeds: Int[Tensor, "3 B"] | None = None
-                ) -> Float[Tensor, "B N D"]:
-        """(B, N, D); arguments as in `transformer.Block`."""
-        after, hidden, last = (None,) * 3 if seeds is None else seeds.unbind(0)
-        x = x + drop(self.attention(self.norm1(x), allow), self.dropout, after)
-        h = drop(F.gelu(self.mlp_in(self.norm2(x))), self.dropout, hidden)
-        return x + drop(self.mlp_out(h), self.dropout, last)
+        super().__init__(dim, heads, mlp, dropout, bias=False)
+        self.norm1, self.attention.scale = nn.RMSNorm(dim, eps=EPS), 1.0
 
 
 Layers = Literal["every", "first"]

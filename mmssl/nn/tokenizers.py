@@ -77,9 +77,16 @@ class PatchTokenizer(nn.Module):
                              f"{self.patch}; give it as many axes and channels, and at least one patch along each axis")
         return self._cut(shape)
 
+    @property
+    def remainder(self) -> tuple[int, ...]:
+        """How much at the end of each axis that is cut lies in no patch."""
+        return tuple(size % p for size, p in zip(self._axes(self.shape), self.patch, strict=True))
+
+    def _axes(self, shape: tuple[int, ...]) -> list[int]:
+        return [size for axis, size in enumerate(shape) if axis != self.channel_axis]
+
     def _cut(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        axes = [size for axis, size in enumerate(shape) if axis != self.channel_axis]
-        return tuple(size // p for size, p in zip(axes, self.patch, strict=True))
+        return tuple(size // p for size, p in zip(self._axes(shape), self.patch, strict=True))
 
     def patches(self, x: Float[Tensor, "B ..."], keep: Int[Tensor, "*K n"] | None = None) -> Float[Tensor, "n B p"]:
         """The kept patches, (n, B, p), patch-major; p runs over the patch's axes, then the channels."""

@@ -25,8 +25,25 @@ from mmssl.rng import Rng
 Views = tuple[Bool[Tensor, "B M K"], Bool[Tensor, "B M K"]]
 
 
+class _Drawn:
+    """Settings of a mask that draws what each view sees of the latents, with a rate for all or by modality."""
+
+    stage: ClassVar[str] = "latents"
+
+    def __init__(self, keep_rate: float | dict[str, float] = 0.9, min_kept: int = 1, exact: bool = False,
+                 names: Sequence[str] = ()) -> None:
+        self.rates = rates_of(keep_rate, names)
+        check_counts(min_kept, exact, keep_rate)
+        self.min_kept, self.exact = min_kept, exact
+
+    def _drawn(self, present: Bool[Tensor, "B n"], rates: Float[Tensor, "n"], rng: Rng) -> Bool[Tensor, "2 B n"]:
+        """What of the present ones each of the two views sees."""
+        draws = uniform((2, *present.shape), rng, present.device)
+        return torch.stack([chosen(d, present, rates, self.min_kept, self.exact) for d in draws])
+
+
 @MASKS.register("modality")
-class ModalityMask:
+class ModalityMask(_Drawn):
     """Two views that each see whole modalities, drawn per sample, modality and view.
 
     Source: CroSSL's released code, its "spatial" masking; `exact` and `min_kept` are ours.
@@ -39,14 +56,6 @@ class ModalityMask:
         names: of the modalities, in the order of the latents, where rates are given by name.
     """
 
-    stage: ClassVar[str] = "latents"
-
-    def __init__(self, keep_rate: float | dict[str, float] = 0.9, min_kept: int = 1, exact: bool = False,
-                 names: Sequence[str] = ()) -> None:
-        self.rates = rates_of(keep_rate, names)
-        check_counts(min_kept, exact, keep_rate)
-        self.min_kept, self.exact = min_kept, exact
-
     def __call__(self, present: Bool[Tensor, "B M"], width: int, rng: Rng | None) -> Views:
         """What each view sees, two times (B, M, K) bool; never what is absent.
 
@@ -57,14 +66,12 @@ class ModalityMask:
         """
         if rng is None:
             return (spread(present, width),) * 2
-        rates = torch.tensor(self.rates).expand(present.shape[1])
-        a, b = (chosen(d, present, rates, self.min_kept, self.exact)
-                for d in uniform((2, *present.shape), rng, present.device))
+        a, b = self._drawn(present, torch.tensor(self.rates).expand(present.shape[1]), rng)
         return spread(a, width), spread(b, width)
 
 
 @MASKS.register("cell")
-class CellMask:
+class CellMask(_Drawn):
     """Two views that each see single features, drawn per sample, modality, feature and view.
 
     Source: CroSSL's released code, its "random" masking; `exact` and `min_kept` are ours.
@@ -76,22 +83,14 @@ class CellMask:
         names: see ModalityMask.
     """
 
-    stage: ClassVar[str] = "latents"
-
-    def __init__(self, keep_rate: float | dict[str, float] = 0.9, min_kept: int = 1, exact: bool = False,
-                 names: Sequence[str] = ()) -> None:
-        self.rates = rates_of(keep_rate, names)
-        check_counts(min_kept, exact, keep_rate)
-        self.min_kept, self.exact = min_kept, exact
-
     def __call__(self, present: Bool[Tensor, "B M"], width: int, rng: Rng | None) -> Views:
         """What each view sees, two times (B, M, K) bool; arguments as in ModalityMask."""
         cells = spread(present, width)
         if rng is None:
             return cells, cells
         rates = torch.tensor(self.rates).expand(present.shape[1]).repeat_interleave(width)
-        return tuple(chosen(d.flatten(1), cells.flatten(1), rates, self.min_kept, self.exact).view_as(cells)
-                     for d in uniform((2, *cells.shape), rng, present.device))
+        a, b = self._drawn(cells.flatten(1), rates, rng)
+        return a.view_as(cells), b.view_as(cells)
 
 
 @MASKS.register("complementary")

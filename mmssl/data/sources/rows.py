@@ -29,7 +29,7 @@ class Columns:
         text: captions; each may hold several, parted by "|".
         labels: classes.
         split, group: the stated split; what must not straddle a split.
-        guessed: one line on each column that was found by its content.
+        guessed: one line on each column that was found by its content, and one on those that are not read.
     """
 
     video: str | None = None
@@ -140,6 +140,9 @@ def find_columns(rows: list[dict[str, str]], named: Columns) -> Columns:
     if not found.media() and not found.text:
         raise ConfigError(f"no column holds media files or captions; name them, e.g. --video COLUMN --text COLUMN; "
                           f"columns: {', '.join(titles)}")
+    read = {*(getattr(found, kind) for kind in given), *found.text, *found.labels}
+    if unread := [title for title in titles if title not in read and title not in listed]:
+        found.guessed.append(f"not read: {', '.join(unread)} (columns of classes are named with --labels)")
     return found
 
 

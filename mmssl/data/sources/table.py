@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,10 +128,21 @@ def choose_splits(rows: list[dict[str, str]], columns: Columns, val: float, test
         except ValueError as error:
             raise ConfigError(f"row {len(chosen) + 1}, column '{columns.split}': {error}; correct it, or use "
                               f"--split none to draw splits") from None
+        check_groups([row[columns.group] if columns.group else "" for row in rows], chosen, columns.group)
         return chosen
     kept = [columns.group] if columns.group else columns.media()[:1]
     groups = ["\0".join(row[c] for c in kept) or f"\0row{number}" for number, row in enumerate(rows)]
     return assign_splits(groups if kept else [str(n) for n in range(len(rows))], val, test, seed)
+
+
+def check_groups(groups: Sequence[str], splits: Sequence[str], column: str | None) -> None:
+    """See that the rows of a group, if they have one, are of one split, before all is packed. Raises ConfigError."""
+    home: dict[str, str] = {}
+    for number, (group, split) in enumerate(zip(groups, splits, strict=True), 1):
+        if group and home.setdefault(group, split) != split:
+            raise ConfigError(f"row {number}, column '{column}': group '{group}' is in {split}, in a row above in "
+                              f"{home[group]}; a group lies in one split alone: correct it, or use --split none to "
+                              "draw splits")
 
 
 def pack_splits(packer: Packer, rows: list[Row], splits: list[str]) -> None:
