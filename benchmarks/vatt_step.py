@@ -17,7 +17,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from measure import against, options, write
 
-from mmssl import build, load_recipe
+from mmssl import build, load_recipe, training
 from mmssl.cost import matrices, random_batch, step_cost
 from mmssl.methods import Method
 from mmssl.optim import build_optimizer, limit_gradients
@@ -74,7 +74,7 @@ def main() -> None:
     cost = step_cost(without_numbers, args.batch, precision)
     model = build.method(recipe, parts).to(device).train()
     if args.compile:
-        build.compile_blocks(model)
+        training.compile_blocks(model)
     step = training_step(model, move_data_to_device(random_batch(parts, args.batch), device), precision)
     if not torch.isfinite(torch.tensor(step())):
         raise SystemExit("the loss is not finite: nothing to time")

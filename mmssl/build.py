@@ -1,33 +1,16 @@
-"""Recipe to modules, loaders and Trainer: the one place where the floors meet."""
+"""Recipe to modules and loaders: the one place where the floors meet."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import os
-import shutil
-import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from mmssl import labelled
-from mmssl.callbacks import (
-    AtomicIO,
-    Checkpoints,
-    EarlyEnd,
-    MetricsWriter,
-    OnlineProbes,
-    Pictures,
-    Progress,
-    ScoreMonitor,
-    ValidationMonitor,
-)
+from mmssl import labelled, training
+from mmssl.callbacks import OnlineProbes, Pictures
 from mmssl.completing import absolute_files, data_root, moved
 from mmssl.config import Recipe, fill, world
 from mmssl.data import DataModule, Split, inspect
@@ -49,8 +32,6 @@ from mmssl.registry import (
 )
 from mmssl.rundir import RunDir
 
-log = logging.getLogger("mmssl")
-
 
 def rehearse(recipe: Recipe) -> Method:
     """Build all that a run needs, so that what cannot work is said before the run has a folder.
@@ -64,12 +45,12 @@ def rehearse(recipe: Recipe) -> Method:
     Raises:
         ConfigError, DataError: parts that do not fit together, a split that is missing or too small, an unknown label.
     """
-    accumulation(recipe)
+    training.accumulation(recipe)
     parts = modalities(recipe)
     with torch.device("meta"):
         model = method(recipe, parts)
     build_optimizer(model, recipe.optim)
-    _lightning(recipe, logger=False, enable_checkpointing=False)
+    training.on_devices(recipe, logger=False, enable_checkpointing=False)
     data, how = datamodule(recipe, parts), recipe.probe
     data.train_dataloader()
     data.val_dataloader()
@@ -198,74 +179,6 @@ def watchers(recipe: Recipe, parts: dict[str, Any], data: DataModule, run: RunDi
                *(data.loader(name, batch_size=size, rows=how.rows) for name in names)]
     return [*found, OnlineProbes(*loaders, {name: len(labels[name]) for name in how.labels}, how.features, how.every,
                                  how.lr, how.k)]
-
-
-def trainer(recipe: Recipe, run: RunDir, step: int = 0, more: Sequence[lightning.Callback] = ()
-            ) -> lightning.Trainer:
-    """Lightning's Trainer with the run's callbacks, logger and atomic checkpoints. Raises like `_lightning`.
-
-    Args:
-        recipe: complete.
-        run: where all of it is written.
-        step: optimiser steps done; TensorBoard hides what an earlier life of the run drew of later ones.
-        more: further callbacks.
-    """
-    how = recipe.trainer
-    accumulate = accumulation(recipe)
-    writer = MetricsWriter(run.root, every=how.log_every)
-    early = [EarlyEnd(how.monitor, how.mode, how.patience)] if how.patience is not None else []
-    callbacks = [writer, Progress(every=how.log_every), ValidationMonitor(), ScoreMonitor(), *more, *early,
-                 Checkpoints(run.root, every=how.checkpoint_every, monitor=how.monitor, mode=how.mode)]
-    return _lightning(
-        recipe, max_steps=how.max_steps, max_epochs=-1, val_check_interval=how.val_every * accumulate,
-        check_val_every_n_epoch=None, num_sanity_val_steps=0, accumulate_grad_batches=accumulate,
-        use_distributed_sampler=False, callbacks=callbacks, plugins=[AtomicIO()], default_root_dir=run.root,
-        logger=TensorBoardLogger(run.root, name="tensorboard", version="", purge_step=step + bool(step), flush_secs=5))
-
-
-def _lightning(recipe: Recipe, **settings: Any) -> lightning.Trainer:
-    """A Trainer on the recipe's devices. Raises ConfigError where this machine has no such devices."""
-    for words in ("isinstance.treespec, LeafSpec", "does not have many workers", "smaller than the logging interval",
-                  "You are using a CUDA device.*Tensor Cores"):
-        warnings.filterwarnings("ignore", f".*{words}.*")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    how = recipe.trainer
-    try:
-        return lightning.Trainer(
-            accelerator=how.accelerator, devices=how.devices, num_nodes=how.nodes, precision=how.precision,
-            strategy="ddp" if world(recipe) > 1 else "auto", enable_progress_bar=False, enable_model_summary=False,
-            **settings)
-    except (ValueError, MisconfigurationException) as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(f"trainer: accelerator {how.accelerator}, devices {how.devices}, precision {how.precision}: "
-                          f"not on this machine ({said}); `mmssl doctor` lists its devices, trainer.accelerator=auto "
-                          "takes what there is") from None
-
-
-def accumulation(recipe: Recipe) -> int:
-    """Portions per optimiser step.
-
-    Raises:
-        ConfigError: `data.batch` is no multiple of what the devices take at once.
-    """
-    at_once = recipe.data.batch_per_device * world(recipe)
-    batch = recipe.data.batch or at_once
-    if batch % at_once:
-        raise ConfigError(f"data.batch: {batch} is no multiple of {at_once} = data.batch_per_device × devices × nodes; "
-                          f"try {max(1, batch // at_once) * at_once}")
-    return batch // at_once
-
-
-def compile_blocks(model: Method) -> bool:
-    """Compile each block of each trunk in place, where a compiler is found; returns whether it did."""
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu and not any(shutil.which(c) for c in (os.environ.get("CXX", "g++"), "g++", "clang++")):
-        log.warning("trainer.compile: no C++ compiler found, so the blocks run eagerly; install g++ to compile them")
-        return False
-    torch.compiler.config.recompile_limit = 64  # trunks share code; beyond the usual 8 shapes it would run eagerly
-    for block in {id(b): b for m in model.encoders.modules() for b in getattr(m, "blocks", [])}.values():
-        block.compile(dynamic=False)
-    return True
 
 
 def _encoders(recipe: Recipe, parts: dict[str, Any]) -> dict[str, nn.Module]:

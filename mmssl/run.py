@@ -11,17 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from mmssl import build, completing, labelled
+from mmssl import build, completing, training
 from mmssl.callbacks import ended_early
 from mmssl.config import Recipe, compose
-from mmssl.cost import cost_lines, free_bytes, matmul_rate, step_cost
-from mmssl.data import Split
 from mmssl.distributed import leave_group
 from mmssl.errors import ConfigError, DataError, MmsslError, StorageError
 from mmssl.evaluate import device_of, load_weights, probe, score
+from mmssl.forecast import forecast
 from mmssl.methods import Method
 from mmssl.rundir import RunDir, check_free, create, default_root
 from mmssl.storage import REFUSALS, refused
@@ -65,7 +63,7 @@ def fit(recipe: Recipe, run_dir: str | Path | None = None, *, init_from: str | P
         recipe = completing.complete(recipe)
         model = build.rehearse(recipe)
         begun = [init_weights(model, init_from, **_origin(recipe))] if init_from else []
-        notes = "\n".join([*_supervision(recipe), *_cost(recipe, model), *_short(recipe), *begun])
+        notes = "\n".join([*forecast(recipe, model, device_of(recipe)), *begun])
         create(root, recipe, typed, init_from)
     run = RunDir(root)
     with _root_for_other_ranks(run, recipe):
@@ -134,41 +132,6 @@ HARMLESS = ("trainer.max_steps", "trainer.log_every", "trainer.checkpoint_every"
             "trainer.pictures_every", "data.workers", "data.cache_mib", "data.bad_samples")
 
 
-def _supervision(recipe: Recipe) -> list[str]:
-    """What a classifier learns, for the user; nothing of other recipes."""
-    if recipe.finetune is None:
-        return []
-    start = "" if recipe.finetune.start else "; no weights are given: supervised from scratch"
-    split = Split(completing.data_root(recipe), recipe.data.train, (recipe.data.split or {}).get(recipe.data.train))
-    first, *more = labelled.summary(split, recipe, build.modalities(recipe))
-    return [first + start, *more]
-
-
-def _cost(recipe: Recipe, model: Method) -> list[str]:
-    """What a step will cost, for the user; nothing where a part cannot be counted without numbers."""
-    how, device = recipe.trainer, device_of(recipe)
-    dtype = {"32-true": torch.float32, "16-mixed": torch.float16}.get(how.precision, torch.bfloat16)
-    try:
-        cost = step_cost(model, recipe.data.batch_per_device, dtype)
-    except (NotImplementedError, RuntimeError):  # a part of a plug-in that the meta device does not know
-        return []
-    return cost_lines(cost, matmul_rate(device, dtype), how.max_steps, build.accumulation(recipe), free_bytes(device))
-
-
-def _short(recipe: Recipe) -> list[str]:
-    """Said where a run ends before its learning rate has risen, or before a validation could choose its best."""
-    optim, how, said = recipe.optim, recipe.trainer, []
-    if how.max_steps <= optim.warmup:
-        reached = optim.lr * (how.max_steps - 1) / optim.warmup
-        said.append(f"SHORT RUN: all {how.max_steps} steps lie within the warm-up of {optim.warmup} (optim.warmup), "
-                    f"and the learning rate gets no further than {reached:.2g} of {optim.lr:.2g}; for a run that "
-                    "learns, lower optim.warmup or raise trainer.max_steps")
-    if how.monitor is not None and how.max_steps < how.val_every:
-        said.append(f"SHORT RUN: it ends before its first validation, at step {how.val_every} (trainer.val_every), so "
-                    "there will be no best.ckpt; lower trainer.val_every to have one")
-    return said
-
-
 def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str] = (),
            checkpoint: Path | None = None) -> None:
     first = os.environ.get("LOCAL_RANK", "0") == "0"
@@ -185,7 +148,7 @@ def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str
         elif run.initial.is_file():
             init_weights(model, run.initial, **_origin(recipe))
         if recipe.trainer.compile:
-            build.compile_blocks(model)
+            training.compile_blocks(model)
         log.info("run directory: %s%s", run.root, f"\n{notes}" if notes else "")
         verb = "finetune" if recipe.finetune else "fit"
         hint = f"continue with: {shlex.join(['mmssl', verb, '--resume', str(run.root), *overrides])}"
@@ -194,7 +157,7 @@ def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str
         else:
             data = build.datamodule(recipe, parts, run)
             watchers = build.watchers(recipe, parts, data, run)
-            _run_trainer(build.trainer(recipe, run, step, watchers), model, data, checkpoint, hint)
+            _run_trainer(training.trainer(recipe, run, step, watchers), model, data, checkpoint, hint)
         leave_group()
         if first:
             _tell_bad_samples(run)

@@ -18,9 +18,9 @@ FLOORS = [
     {"data", "methods", "eval"},
     {"callbacks", "config", "cost"},
     {"rundir", "labelled", "weights"},
-    {"completing"},
+    {"completing", "training"},
     {"build"},
-    {"dry_run", "evaluate", "datasets", "convert"},
+    {"dry_run", "forecast", "evaluate", "datasets", "convert"},
     {"run", "exporting", "reporting", "searching", "bench"},
     {"cli", "__init__", "__main__", "testing"},
 ]
@@ -29,7 +29,7 @@ SHARED_FLOORS = (0, 10)
 DOORS = {
     "omegaconf": {"registry", "config"},
     "webdataset": {"data/shards"},
-    "lightning": {"methods", "data/module", "callbacks", "build", "run"},
+    "lightning": {"methods", "data/module", "callbacks", "training", "build", "run"},
     "torchaudio": {"nn", "modalities", "transforms"},
     "timm": {"nn"},
     "av": {"data/codecs", "data/demo", "data/sources", "data/media"},

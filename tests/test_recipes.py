@@ -7,7 +7,7 @@ import pytest
 import torch
 from methods_common import SMALL, holey_batch, small
 
-from mmssl import build
+from mmssl import build, training
 from mmssl.cli import main, parser
 from mmssl.config import load
 from mmssl.cost import random_batch
@@ -105,9 +105,9 @@ def test_a_modality_in_no_pair_meets_the_anchor_in_a_space_of_its_own():
 
 def test_gradients_are_accumulated_to_the_batch_of_a_step():
     recipe = load("vatt_tiny", ["data.batch_per_device=16", "data.batch=64"])
-    assert build.accumulation(recipe) == 4
+    assert training.accumulation(recipe) == 4
     with pytest.raises(Exception, match=r"data\.batch: 40 is no multiple of 16"):
-        build.accumulation(load("vatt_tiny", ["data.batch_per_device=16", "data.batch=40"]))
+        training.accumulation(load("vatt_tiny", ["data.batch_per_device=16", "data.batch=40"]))
 
 
 def test_the_dry_run_prints_the_published_counts_and_needs_no_data(capsys, monkeypatch):

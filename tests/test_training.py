@@ -103,14 +103,14 @@ import sys
 sys.path.insert(0, "tests")
 import torch
 from methods_common import holey_batch, small
-from mmssl import build
+from mmssl import training
 case = ("vatt_ma_tiny", "modalities={video: {frames: 4, size: 16, patch: [2, 8, 8]}, "
         "audio: {rate: 8000, seconds: 0.02, patch: 20}}",  # as many tokens: one graph for both
         "encoders={video: {trunk: shared, keep_rate: 0.5}, audio: {trunk: shared, keep_rate: 0.5, drop: sample}}",
         "pairs={video-audio: nce}", "trunks.shared={name: transformer, dim: 24, depth: 2, heads: 2, dropout: 0.1}")
 _, parts, eager = small(*case)
 _, _, compiled = small(*case)
-assert build.compile_blocks(compiled)
+assert training.compile_blocks(compiled)
 for step in range(2):
     batch = holey_batch(parts, 8, seed=step)
     losses = [model.training_step(batch, step) for model in (eager, compiled)]
