@@ -130,12 +130,55 @@ def test_nce_of_the_two_views():
     assert torch.equal(found.total, NCE(0.2)(a, b, rows, rows))
 
 
+@pytest.mark.parametrize("loss", [VICReg(), NCE(0.2)], ids=["vicreg", "nce"])
+def test_an_expander_is_trained_on_the_rows_that_count_and_compares_what_follows_it(loss):
+    _, parts, method = small("crossl_tiny", "method.expander=24")
+    method.loss, method.takes = loss, loss.takes
+    batch, rng = holey_batch(parts, 16), Rng((1,))
+    latents, present = method.embed(batch, rng)
+    latents = {m: z.detach().double() for m, z in latents.items()}
+    method, batch.valid[5] = method.double(), False
+    found = method.objective(latents, present, batch.valid, rng)
+    stacked, there = method.stack(latents, present)
+    seen = method.mask(there & batch.valid[:, None], stacked.shape[-1], rng.at("mask"))
+    rows, views = there.any(1) & batch.valid, []
+    for s in seen:
+        z = method.aggregator(stacked * s, s.any(-1))[rows] @ method.expander.first.linear.weight.T
+        z = (z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt()
+        views.append(z.relu() @ method.expander.last.weight.T)
+    every = torch.ones(int(rows.sum()), dtype=torch.bool)
+    want = loss(*views, every, every) if loss.takes == "pair" else loss(*views, every).total
+    torch.testing.assert_close(found.total, want)
+    of = [*method.expander.parameters(), *method.aggregator.parameters()]
+    for ours, by_hand in zip(*(torch.autograd.grad(x, of, retain_graph=True, allow_unused=True)
+                               for x in (found.total, want)), strict=True):
+        if by_hand is not None:  # the norm's own scale and shift begin as 1 and 0, and are not written out
+            torch.testing.assert_close(ours, by_hand, rtol=1e-6, atol=1e-9)
+
+
+def test_an_expander_is_only_there_where_views_are_compared_and_embeddings_do_without():
+    assert small("crossl_tiny", *LATENTS["cmc"], "method.expander=24")[2].expander is None
+    assert small("crossl_tiny")[2].expander is None
+    _, parts, method = small("crossl_tiny", "method.expander=24")
+    _, _, plain = small("crossl_tiny", "method.expander=0")
+    assert method.kept_wide == () and plain.kept_wide == ("global",)
+    assert {k for k in method.state_dict() if not k.startswith("expander.")} == set(plain.state_dict())
+    batch = holey_batch(parts, 8)
+    with torch.no_grad():
+        before = method.global_embedding(batch)
+        for p in method.expander.parameters():
+            p.fill_(7.0)
+        assert torch.equal(method.global_embedding(batch), before)
+
+
 def test_parts_that_do_not_fit_together_are_told():
     with pytest.raises(ConfigError, match=r"aggregator: would not learn.*aggregator=concat"):
         small("crossl_tiny", "loss=cmc")
     summary = [TOKENS[0], *(t.replace(", pool: mean", "") for t in TOKENS[1:])]
     with pytest.raises(ConfigError, match=r"encoders\.acc: gives no states over time"):
         small("crossl_tiny", TIME, *summary)
+    with pytest.raises(ConfigError, match=r"method\.expander: -3; expected a width"):
+        small("crossl_tiny", "method.expander=-3")
 
 
 def test_a_batch_that_is_too_small_is_told_once_and_a_large_one_never(caplog):

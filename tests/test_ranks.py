@@ -23,6 +23,7 @@ TIME = ("mask={name: time, keep_rate: 0.5, block: 0.5, modality_keep_rate: 0.7}"
 METHODS = {"vatt": ("vatt_tiny", ()), "vatt_ma": ("vatt_ma_tiny", ()), "crossl": ("crossl_tiny", ()),
            "paper": ("vatt_tiny", PAPER), "classifier": ("crossl_tiny", ()), "time": ("crossl_tiny", TIME),
            "nce": ("crossl_tiny", ("loss=nce",)), "barlow_twins": ("crossl_tiny", ("loss=barlow_twins",)),
+           "expander": ("crossl_tiny", ("method.expander=24",)),
            **{loss: ("crossl_tiny", (f"loss={loss}", "aggregator=concat"))
               for loss in ("cocoa", "cocoa2", "cmc", "leave_one_out")}}
 BATCH = 32

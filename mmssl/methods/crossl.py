@@ -14,6 +14,7 @@ from mmssl.errors import ConfigError
 from mmssl.methods.base import Method
 from mmssl.methods.base import Pair as Names
 from mmssl.nn.conv import l2_penalty
+from mmssl.nn.heads import Expander
 from mmssl.optim import Optim
 from mmssl.registry import METHODS
 from mmssl.rng import Rng
@@ -39,23 +40,30 @@ class CroSSL(Method):
             compares the sensors' latents themselves, all that are present, under no mask but one over time, and needs
             an aggregator without weights, which would not learn.
         l2: weight of the squared convolution kernels in the loss; 1e-4 in the released code.
+        expander: width of the space in which a loss of views compares them, which training alone uses: see `Expander`;
+            0: the embeddings themselves are compared, as in the released code. A loss of latents has none.
 
     Raises:
         ConfigError: parts that do not fit together.
     """
 
     def __init__(self, modalities: Mapping[str, Any], encoders: Mapping[str, nn.Module], aggregator: nn.Module,
-                 mask: Any, loss: nn.Module, optim: Optim, seed: int = 0, l2: float = 0.0) -> None:
+                 mask: Any, loss: nn.Module, optim: Optim, seed: int = 0, l2: float = 0.0,
+                 expander: int = 0) -> None:
         super().__init__(modalities, encoders, optim, seed)
         self.aggregator, self.mask, self.loss, self.l2 = aggregator, mask, loss, l2
         self.takes = getattr(loss, "takes", "views")
         self.told = False
+        expands = expander > 0 and self.takes != "latents"  # weights without a gradient would stop several processes
+        self.expander = Expander(aggregator.dim, expander) if expands else None
         problems = [f"encoders.{name}: gives no states over time, which the mask hides; {ON_TIME}"
                     for name, encoder in encoders.items() if self.hides_time and not (
                         getattr(encoder, "steps", None) and getattr(modalities[name], "seconds", None))]
         if self.takes == "latents" and any(p.requires_grad for p in aggregator.parameters()):
             problems.append("aggregator: would not learn, for the loss compares the sensors' latents before it; set "
                             "aggregator=concat, or a loss of two views such as vicreg")
+        if expander < 0:
+            problems.append(f"method.expander: {expander}; expected a width, e.g. 256, or 0 for none")
         if problems:
             raise ConfigError(problems)
 
@@ -67,7 +75,7 @@ class CroSSL(Method):
     @property
     def kept_wide(self) -> tuple[str, ...]:
         """Watched embeddings whose standard deviation per dimension the loss holds up."""
-        return ("global",) if self.takes == "views" else ()
+        return ("global",) if self.takes == "views" and self.expander is None else ()
 
     def encode(self, inputs: dict[str, Tensor], batch: Batch, rng: Rng | None = None
                ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -109,6 +117,8 @@ class CroSSL(Method):
 
     def between(self, z_a: Tensor, z_b: Tensor, rows: Tensor) -> LossOutput:
         """The loss between two views (B, D), over the rows (B,) that count."""
+        if self.expander is not None:
+            z_a, z_b = self.expander(z_a, rows), self.expander(z_b, rows)
         return LossOutput(total=self.loss(z_a, z_b, rows, rows)) if self.takes == "pair" else self.loss(z_a, z_b, rows)
 
     def over_latents(self, views: Sequence[Tensor], present: Tensor) -> LossOutput:

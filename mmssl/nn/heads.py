@@ -1,4 +1,4 @@
-"""Where modalities are compared: VATT's two nested common spaces, and further ones for further pairs."""
+"""Where modalities are compared: VATT's two nested common spaces, and further ones for further pairs; and views."""
 
 from __future__ import annotations
 
@@ -60,6 +60,28 @@ class NormedLinear(nn.Module):
     def forward(self, x: Float[Tensor, "*B D"], present: Bool[Tensor, "*B"]) -> Float[Tensor, "*B E"]:
         """(..., inputs) to (..., outputs)."""
         return self.norm(self.linear(x).flatten(0, -2), present.flatten()).unflatten(0, present.shape)
+
+
+class Expander(nn.Module):
+    """From an embedding to the wide space where a loss compares views: W2 ReLU(BN(W1 z)), without biases.
+
+    What the loss asks for (variance, no covariance, likeness of the views) is asked of this space, which nothing else
+    uses, so that the embedding before it may keep what the views do not share. Source: the expander of
+    arXiv 2105.04906, which has three layers; two are ours.
+
+    Args:
+        dim: D of the embedding.
+        width: E, of both layers.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.first, self.last, self.dim = NormedLinear(dim, width), dense(width, width, bias=False), width
+
+    def forward(self, z: Float[Tensor, "B D"], valid: Bool[Tensor, "B"]) -> Float[Tensor, "B E"]:
+        """(B, D) to (B, E), in the precision of the weights; only the valid rows enter BatchNorm's statistics."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self.last(F.relu(self.first(z.to(self.last.weight.dtype), valid)))
 
 
 class AnchorTower(nn.Module):
