@@ -145,6 +145,8 @@ def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str
         if checkpoint is not None:
             content = _check_resumable(model, checkpoint)
             step, ended = int(content["global_step"]), ended_early(content)
+            if step >= recipe.trainer.max_steps:
+                notes += f"\nall {step} steps are done; to train on, add trainer.max_steps={2 * step}"
         elif run.initial.is_file():
             init_weights(model, run.initial, **_origin(recipe))
         if recipe.trainer.compile:

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -216,3 +217,4 @@ def test_a_run_that_is_over_can_be_resumed_and_stays_as_it_is(tmp_path, start, w
     before = (run / "metrics.jsonl").read_bytes()
     end(start(tmp_path / "log", "fit", "--resume", run), tmp_path)
     assert not same_run(reference, run) and (run / "metrics.jsonl").read_bytes() == before
+    assert re.search(r"all \d+ steps are done; to train on, add trainer.max_steps=", (tmp_path / "log").read_text())
