@@ -129,7 +129,8 @@ def resume(run_dir: str | Path, overrides: list[str] | None = None) -> RunDir:
 
 #: Settings that a resumed run may change.
 HARMLESS = ("trainer.max_steps", "trainer.log_every", "trainer.checkpoint_every", "trainer.val_every",
-            "trainer.pictures_every", "data.workers", "data.cache_mib", "data.bad_samples")
+            "trainer.pictures_every", "trainer.monitor", "trainer.mode",
+            "data.workers", "data.cache_mib", "data.bad_samples")
 
 
 def _train(run: RunDir, recipe: Recipe, notes: str = "", overrides: Sequence[str] = (),

@@ -247,13 +247,23 @@ def test_best_is_remembered_across_a_resume(tmp_path):
     assert (keeper.best_step, keeper.best_value) == (2, 9.0) and step_in(keeper.best) == 2
 
 
+@pytest.mark.parametrize(("state", "best"), [({}, 9.0), ({"monitor": "val/size", "mode": "max"}, 9.0),
+                                             ({"monitor": "val/other", "mode": "max"}, None),
+                                             ({"monitor": "val/size", "mode": "min"}, None)])
+def test_the_best_by_another_metric_is_nothing_to_better(tmp_path, state, best):
+    keeper = Checkpoints(tmp_path, monitor="val/size", mode="max")
+    keeper.load_state_dict({"best_value": 9.0, "best_step": 2, **state})
+    assert keeper.best_value == best and keeper.best_step == (2 if best else None)
+    assert keeper.state_dict()["monitor"] == "val/size" and keeper.state_dict()["mode"] == "max"
+
+
 def test_no_monitor_no_best(tmp_path):
     run(tmp_path, standard(tmp_path), val=5)
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["last.ckpt"]
 
 
 def test_an_unknown_metric_or_setting_is_named_with_the_nearest(tmp_path):
-    with pytest.raises(ConfigError, match=r"no validation metric is called 'val/sise'; did you mean 'val/size'"):
+    with pytest.raises(ConfigError, match=r"no validation metric is called 'val/sise'; .*'val/size'.*--resume"):
         run(tmp_path, standard(tmp_path, monitor="val/sise"), val=5)
     for wrong in ({"every": 0}, {"mode": "best"}):
         with pytest.raises(Exception) as error:

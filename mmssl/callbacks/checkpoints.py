@@ -59,12 +59,13 @@ class Checkpoints(Checkpoint):
         self._pending = False  # the same, but the validation that follows is not over
 
     def state_dict(self) -> dict[str, Any]:
-        """Lightning's hook: the best value so far and its step."""
-        return {"best_value": self.best_value, "best_step": self.best_step}
+        """Lightning's hook: the best value so far, of which metric, and its step."""
+        return {"best_value": self.best_value, "best_step": self.best_step, "monitor": self.monitor, "mode": self.mode}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Lightning's hook: the inverse of `state_dict`."""
-        self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
+        """Lightning's hook: the inverse of `state_dict`. The best by another metric is nothing to better."""
+        if all(state_dict.get(key, value) == value for key, value in (("monitor", self.monitor), ("mode", self.mode))):
+            self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Lightning's hook: a Trainer that was not given AtomicIO gets it."""
@@ -154,7 +155,7 @@ class Checkpoints(Checkpoint):
         metrics = trainer.callback_metrics
         if self.monitor not in metrics:
             raise ConfigError(f"trainer.monitor: no validation metric is called '{self.monitor}'"
-                              f"{nearest(self.monitor, metrics)}")
+                              f"{nearest(self.monitor, metrics)}; --resume takes another trainer.monitor")
         value = torch.as_tensor(metrics[self.monitor])
         if trainer.world_size > 1:
             value = trainer.strategy.reduce(value.to(trainer.strategy.root_device), reduce_op="mean")
