@@ -39,11 +39,46 @@ def test_values_and_gradients_are_those_of_the_plain_operations(inputs, kernel, 
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("arithmetic", [conv_layer.EAGER, conv_layer.IN_ONE], ids=["eager", "in_one"])
+def test_under_bfloat16_it_keeps_to_the_rounding_of_the_plain_operations(arithmetic):
+    torch.manual_seed(1)
+    layer = ConvLayer(24, 16, 16)
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    layer.arithmetic = arithmetic
+    x, towards = torch.randn(6, 48, 24, requires_grad=True), torch.randn(6, 48, 16)
+    tensors = [x, *layer.parameters()]
+
+    def answer(act):
+        out = act(x)
+        return [out, *torch.autograd.grad(out, tensors, towards.to(out.dtype))]
+
+    exact = answer(lambda x: plain(layer, x))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, rounded = answer(layer), answer(lambda x: plain(layer, x))
+        assert "LeanLayer" in layer(x).grad_fn.name()
+    assert [z.dtype for z in found] == [torch.bfloat16] + 6 * [torch.float32]
+    for a, b, c in zip(found, rounded, exact, strict=True):
+        assert (b - c).norm() < 0.04 * c.norm()  # what rounding to 8 bits does to PyTorch's own
+        assert (a - c).norm() < 0.04 * c.norm()
+
+
+@pytest.mark.parametrize(("autocast", "kind", "lean"), [
+    (None, torch.float32, torch.float32), (None, torch.float64, torch.float64), (None, torch.bfloat16, None),
+    (torch.bfloat16, torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+    (torch.bfloat16, torch.float64, None), (torch.float16, torch.float32, None)])
+def test_where_the_lean_layer_is_used(autocast, kind, lean):
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        assert conv_layer.lean_type(torch.zeros(1, dtype=kind)) == lean
+        with torch.no_grad():
+            assert conv_layer.lean_type(torch.zeros(1, dtype=kind)) is None
+
+
 TRACED = """
 import torch
 from torch._dynamo.testing import CompileCounter
 counter, compiler = CompileCounter(), torch.compile
-torch.compile = lambda f: compiler(f, backend=counter)
+torch.compile = lambda f, options: compiler(f, backend=counter)
 torch.compiler.config.recompile_limit = 64
 from mmssl.nn.conv_layer import EAGER, ConvLayer, compiled
 for steps, width in [(40, 8), (40, 16), (36, 16)]:
@@ -73,7 +108,7 @@ def test_a_batch_in_portions_is_the_batch(monkeypatch):
     encoder = ConvEncoder(modality, width=16, pool="mean_std", dropout=0.2).double()
     x, rng = torch.randn(7, 3, 40, dtype=torch.float64), Rng((0, "step")).for_rows(torch.arange(10, 17))
     results = []
-    for portion in (1 << 30, 2 * 16 * 40):
+    for portion in (1 << 30, 2 * 16 * 40 * 8):
         monkeypatch.setattr(conv, "PORTION", portion)
         encoder.zero_grad()
         z = encoder(x, rng)

@@ -11,15 +11,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmssl.errors import ConfigError
-from mmssl.nn.conv_layer import ConvLayer, trains_on_cpu
+from mmssl.nn.conv_layer import ConvLayer, lean_type
 from mmssl.nn.dropout import check_rate, drop_at
 from mmssl.nn.pooling import pool_time
 from mmssl.registry import ENCODERS
 from mmssl.rng import Rng
 
-#: Numbers in the widest layer that are trained on at once on a CPU: 8 MiB, small enough that memory is used again
-#: rather than asked for and given back, which costs as much as the arithmetic.
-PORTION = 1 << 21
+#: Bytes of the widest layer that are trained on at once on a CPU: small enough that memory is used again rather than
+#: asked for and given back, which costs as much as the arithmetic.
+PORTION = 8 << 20
 
 
 @ENCODERS.register("conv")
@@ -92,10 +92,12 @@ class ConvEncoder(nn.Module):
 
     def portions(self, x: Tensor, rng: Rng | None) -> Iterator[tuple[slice, Rng | None]]:
         """The rows that are worked on together, and their draws: all, unless they are trained on a CPU."""
-        size = max(1, PORTION // (self.width * x.shape[2]))
-        if not trains_on_cpu(x) or size >= len(x):  # in this order: export keeps the number of rows open
+        kind = lean_type(x)
+        size = PORTION // (self.width * x.shape[2] * kind.itemsize) if kind else 0
+        if not kind or size >= len(x):  # in this order: export keeps the number of rows open
             yield slice(None), rng
             return
+        size = max(1, size)
         for first in range(0, len(x), size):
             rows = slice(first, first + size)
             yield rows, None if rng is None else rng.for_rows(

@@ -41,9 +41,9 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T D"]:
         """(B, T, inputs) to (B, T, outputs)."""
-        numbers = (self.weight, self.bias, self.norm.weight, self.norm.bias, self.slope)
-        if trains_on_cpu(x):
-            return LeanLayer.apply(x, *numbers, self.reach, self.arithmetic)
+        if kind := lean_type(x):
+            return LeanLayer.apply(x.to(kind), self.weight.to(kind), self.bias, self.norm.weight, self.norm.bias,
+                                   self.slope, self.reach, self.arithmetic)
         y = convolve(F.pad(x, (0, 0, *self.reach)), self.weight, self.bias)
         return F.prelu(self.norm(y).transpose(1, 2), self.slope).transpose(1, 2)
 
@@ -60,25 +60,34 @@ def convolve(x: Float[Tensor, "B N C"], weight: Float[Tensor, "D C k"], bias: Fl
     return F.conv2d(x.transpose(1, 2).unsqueeze(2), weight.unsqueeze(2), bias).squeeze(2).transpose(1, 2)
 
 
-def trains_on_cpu(x: Tensor) -> bool:
-    """Whether `LeanLayer` is to be used: gradients are wanted, on a CPU, in whole precision, and nothing is traced."""
-    return (torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing())
+def lean_type(x: Tensor) -> torch.dtype | None:
+    """The type that `LeanLayer` is to work in; None where it is not to be used.
+
+    It is used where gradients are wanted on a CPU and nothing is traced: in x's own type if that is a whole precision,
+    and in bfloat16 under autocast to it, as PyTorch's convolution would.
+    """
+    if (not torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()):
+        return None
+    if torch.is_autocast_enabled("cpu"):
+        half = torch.get_autocast_dtype("cpu") == torch.bfloat16 and x.dtype != torch.float64
+        return torch.bfloat16 if half else None
+    return x.dtype if x.dtype in (torch.float32, torch.float64) else None
 
 
 class LeanLayer(torch.autograd.Function):
     """A `ConvLayer` with little memory and few passes over it. No paper: ours.
 
     Kept for the backward pass are the layer's input and the convolution's output (B, T, D), with its mean and deviation
-    at each step; padding, normalisation and slope are worked out again.
+    at each step; padding, normalisation and slope are worked out again. Input, kernel and output may be bfloat16; bias,
+    gain, shift and slope, what is summed up for them, mean and deviation are float32 then.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, slope: Tensor,
                 reach: tuple[int, int], arithmetic: Arithmetic) -> Tensor:
         """(B, T, C) to (B, T, D): convolution, LayerNorm, PReLU."""
-        y = convolve(F.pad(x, (0, 0, *reach)), weight, bias)
+        y = convolve(F.pad(x, (0, 0, *reach)), weight, bias.to(x.dtype))
         out, mean, scale = arithmetic.there(y, gain, shift, slope)
         ctx.save_for_backward(x, weight, y, mean, scale, gain, shift, slope)
         ctx.reach, ctx.arithmetic = reach, arithmetic
@@ -141,7 +150,7 @@ def normalise(y: Float[Tensor, "B T D"], gain: Float[Tensor, "D"], shift: Float[
               ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T 1"], Float[Tensor, "B T 1"]]:
     """PReLU of LayerNorm; and the mean and the inverse deviation of every step."""
     h, mean, scale = torch.native_layer_norm(y, gain.shape, gain, shift, EPS)
-    return F.prelu(h.transpose(1, 2), slope).transpose(1, 2), mean, scale
+    return F.prelu(h.transpose(1, 2), slope.to(h.dtype)).transpose(1, 2), mean, scale
 
 
 def normalise_back(towards: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], mean: Float[Tensor, "B T 1"],
@@ -151,32 +160,35 @@ def normalise_back(towards: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], m
     h = torch.native_layer_norm(y, gain.shape, gain, shift, EPS)[0]
     above = torch.ops.aten.threshold_backward(towards, h, 0)
     below = towards - above
-    to_h = above.addcmul_(below, slope)
-    to_slope = below.mul_(h).sum(dim=(0, 1))
+    to_h = above.addcmul_(below, slope.to(h.dtype))
+    to_slope = below.mul_(h).sum(dim=(0, 1), dtype=slope.dtype)
     to_y, to_gain, to_shift = torch.ops.aten.native_layer_norm_backward(
         to_h, y, gain.shape, mean, scale, gain, shift, [True] * 3)
-    return to_y, to_y.sum(dim=(0, 1)), to_gain, to_shift, to_slope
+    return to_y, to_y.sum(dim=(0, 1), dtype=gain.dtype), to_gain, to_shift, to_slope
 
 
 EAGER = Arithmetic(normalise, normalise_back)
 
 
 def _normalise_in_one(y: Tensor, gain: Tensor, shift: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    kind, y = y.dtype, y.to(gain.dtype)
     mean = y.mean(dim=-1, keepdim=True)
     scale = ((y - mean).square().mean(dim=-1, keepdim=True) + EPS).rsqrt()
     h = (y - mean) * scale * gain + shift
-    return torch.where(h > 0, h, h * slope), mean, scale
+    return torch.where(h > 0, h, h * slope).to(kind), mean, scale
 
 
 def _normalise_back_in_one(towards: Tensor, y: Tensor, mean: Tensor, scale: Tensor, gain: Tensor, shift: Tensor,
                            slope: Tensor) -> tuple[Tensor, ...]:
+    kind, y, towards = y.dtype, y.to(gain.dtype), towards.to(gain.dtype)
     unit = (y - mean) * scale
     h = unit * gain + shift
     below = torch.where(h > 0, 0, towards)
     to_h = torch.where(h > 0, towards, towards * slope)
     to_unit = to_h * gain
     to_y = (to_unit - to_unit.mean(dim=-1, keepdim=True) - unit * (to_unit * unit).mean(dim=-1, keepdim=True)) * scale
-    return to_y, *(z.sum(dim=1) for z in (to_y, to_h * unit, to_h, below * h))
+    to_y = to_y.to(kind)
+    return to_y, *(z.sum(dim=1) for z in (to_y.to(gain.dtype), to_h * unit, to_h, below * h))
 
 
 def _by_group(there: Callable[..., tuple[Tensor, ...]], back: Callable[..., tuple[Tensor, ...]]) -> Arithmetic:
@@ -206,7 +218,14 @@ def _grouped(x: Tensor, steps: int) -> Tensor:
 IN_ONE = _by_group(_normalise_in_one, _normalise_back_in_one)
 
 
+#: Above these limits the compiler writes to memory what several sums read; to work it out again is twice as quick.
+WORK_OUT_AGAIN = ("realize_reads_threshold", "realize_opcount_threshold", "realize_acc_reads_threshold")
+
+
 @lru_cache
 def compiled() -> Arithmetic:
     """`IN_ONE` as machine code, made when first used, for every length and width anew and for any batch."""
-    return _by_group(torch.compile(_normalise_in_one), torch.compile(_normalise_back_in_one))
+    known = set(torch._inductor.list_options())
+    options = {name: 1 << 20 for name in WORK_OUT_AGAIN if name in known}
+    return _by_group(torch.compile(_normalise_in_one, options=options),
+                     torch.compile(_normalise_back_in_one, options=options))
