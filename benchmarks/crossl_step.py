@@ -6,8 +6,8 @@
 
 A step is forward and backward of all sensors' encoders of the published form. The straight port is what one writes down
 first: Conv1d over (B, C, T) with padding="same", transposes around LayerNorm, PReLU. It gets our weights, and must give
-our latents and gradients before anything is timed; in bfloat16, where both are rounded, ours may be at most twice as far
-from the float32 values as the port. Both sides run by turns in one process, in the same precision. What a step's
+our latents and gradients before anything is timed; in bfloat16, where both are rounded, ours may be at most twice as
+far from the float32 values as the port. Both sides run by turns in one process, in the same precision. What a step's
 convolutions take alone, forward and backward, is timed after them: no layout or fusion of the rest makes a step shorter
 than that.
 """
