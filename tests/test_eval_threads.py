@@ -1,5 +1,8 @@
 """Blocks side by side: the order and the numbers of one thread, and no more taken ahead than there are threads."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -7,7 +10,19 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from mmssl.eval import Labelled, Linear, nearest, places
+from mmssl.eval import (
+    Features,
+    Labelled,
+    Linear,
+    carry_out,
+    label_draw,
+    label_fraction,
+    linear_probe,
+    nearest,
+    places,
+    probe_table,
+    take,
+)
 from mmssl.eval import solver as solver_module
 from mmssl.eval.nearest import Products, unit_rows
 from mmssl.eval.threads import side_by_side
@@ -72,6 +87,64 @@ def test_numpy_computes_alone_until_the_last_at_work_is_done(threads, count):
             list(side_by_side(lambda n: 1 // n, [0]))
         assert numpys_threads() == {2}
         assert list(side_by_side(lambda _: numpys_threads(), range(2), "cuda")) == [{2}] * 2  # a plain loop
+
+
+LATE = """
+from threadpoolctl import threadpool_info, threadpool_limits
+import numpy
+from mmssl.eval.threads import ALONE
+counts = lambda: [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+threadpool_limits(2, user_api="blas")
+with ALONE:
+    first = counts()
+    import scipy.linalg
+    alone = counts()  # the new one has threads still
+    with ALONE:
+        both = counts()
+after = counts()
+print(set(first), set(alone) == {1}, set(both), len(both) - len(first), 1 in after)
+"""
+
+
+def test_a_library_that_is_loaded_while_somebody_is_within_computes_alone_too():
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True,
+                          env={**os.environ, "OPENBLAS_NUM_THREADS": "2"})
+    assert done.stdout.split("\n")[0] == "{1} False {1} 1 False", done.stderr
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_probes_are_fitted_at_once_where_they_say_so(threads, count):
+    threads(count)
+    both, alone = threading.Barrier(count), threading.get_ident()
+    probe = type("Probe", (), {"concurrent": True, "fit": Linear.fit})()
+    assert len(set(carry_out(probe, lambda _: both.wait(20) >= 0 and threading.get_ident(), range(4)))) == count
+    probe.concurrent = False
+    assert set(carry_out(probe, lambda _: threading.get_ident(), range(4))) == {alone}
+
+
+def test_a_table_of_probes_is_the_same_on_two_threads(threads):
+    rng, y = np.random.default_rng(0), np.arange(90) % 3
+    x = {"good": (rng.normal(size=(90, 4)) + y[:, None]).astype(np.float32),
+         "noise": rng.normal(size=(90, 5)).astype(np.float32)}
+    known = Features(x=x, present={name: np.arange(90) % 7 > 0 for name in x}, labels={"y": y},
+                     keys=np.arange(90).astype(str), groups=np.full(90, ""))
+    tables = []
+    for count in (1, 2):
+        threads(count)
+        tables.append(probe_table(take(known, np.arange(60)), take(known, np.arange(60, 90)), "y", seeds=3,
+                                  fractions=[0.3, 1.0]))
+    assert tables[0] == tables[1]
+    rows = [(row.features, row.fraction, [run["seed"] for run in row.runs]) for row in tables[0].rows]
+    assert rows == [(name, share, [0, 1, 2]) for name in x for share in (0.3, 1.0)]
+    for row in tables[0].rows:
+        for run in row.runs:  # each by itself
+            place = label_draw(0, "y", run["seed"])
+            seen = np.flatnonzero(known.present[row.features][:60])
+            seen = seen[label_fraction(y[seen], row.fraction, place)]
+            test = np.flatnonzero(known.present[row.features][60:]) + 60
+            own = linear_probe(*(Labelled(x[row.features][rows], y[rows]) for rows in (seen, test)), 3,
+                               place.at("penalty"))
+            assert (run["accuracy"], run["penalty"]) == (own.score.accuracy, own.penalty)
 
 
 def test_two_threads_give_the_numbers_of_one(threads, monkeypatch):

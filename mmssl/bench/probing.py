@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from functools import partial
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,19 @@ from mmssl.bench.folds import Fold, make_folds
 from mmssl.bench.results import Cell, Result, mean_of, summarise
 from mmssl.bench.suite import NotServed, Task
 from mmssl.errors import ConfigError, DataError
-from mmssl.eval import Fitted, Labelled, Probe, Rows, Scores, label_draw, label_fraction, learnable, scores, usable
+from mmssl.eval import (
+    Fitted,
+    Labelled,
+    Probe,
+    Rows,
+    Scores,
+    carry_out,
+    label_draw,
+    label_fraction,
+    learnable,
+    scores,
+    usable,
+)
 from mmssl.eval.scores import TOP
 from mmssl.registry import PROBES, nearest
 from mmssl.rng import Rng
@@ -113,36 +126,48 @@ def probe_task(setting: Setting, seeds: int, result: Result) -> None:
                       "fold": [setting.folds[f].name for f, _ in folds],
                       "truth": [_plain(setting.y_test[i]) for _, i in folds]}
     probe = PROBES.build(task.probe, f"tasks.{task.name}.probe")
-    for name in names:
-        for fraction in task.fractions:
-            for cell, output in _cells(setting, probe, name, fraction, seeds, place):
-                if output.nbytes <= KEPT_OUTPUT:
-                    result.outputs[str(len(result.cells))] = output
-                result.cells.append(cell)
+    drawn = {fraction: fraction < 1 or getattr(probe, "draws", True) or task.drop_train for fraction in task.fractions}
+    cells = [(name, fraction, seeds if drawn[fraction] else 1) for name in names for fraction in task.fractions]
+    fits = (fit for cell in cells for fit in _fits(setting, getattr(probe, "least", 2), *cell))
+    done = carry_out(probe, partial(_tested, probe, len(setting.classes), setting.test.views), fits)
+    for name, fraction, count in cells:
+        lots = list(islice(done, count * len(setting.folds)))
+        for cell, output in _cells(setting, name, fraction, lots, drawn[fraction], place):
+            if output.nbytes <= KEPT_OUTPUT:
+                result.outputs[str(len(result.cells))] = output
+            result.cells.append(cell)
 
 
-def _cells(setting: Setting, probe: Probe, name: str, fraction: float, seeds: int, place: dict[tuple[int, int], int]
-           ) -> Iterator[tuple[Cell, np.ndarray]]:
+def _cells(setting: Setting, name: str, fraction: float, lots: list[dict[Scenario, Part]], drawn: bool,
+           place: dict[tuple[int, int], int]) -> Iterator[tuple[Cell, np.ndarray]]:
     """One feature set at one share: a cell for each scenario of missing devices, and the scores (S, N, C) behind it."""
-    task, members = setting.task, setting.test.members(name)
-    scenarios = setting.scenarios(members) if task.missing == "all" else [()]
-    drawn = fraction < 1 or getattr(probe, "draws", True) or task.drop_train
-    runs: dict[Scenario, list[Run]] = {scenario: [] for scenario in scenarios}
-    for seed in range(seeds if drawn else 1):
-        lots: dict[Scenario, list[Part]] = {scenario: [] for scenario in scenarios}
-        for number, fold in enumerate(setting.folds):
-            rng = label_draw(0, task.label, seed)
-            rng = rng if task.folds is None else rng.at("fold", number)
-            fitted, rows = _fit(setting, probe, name, fraction, fold, rng)
-            for scenario in scenarios:
-                lots[scenario].append(_test(setting, fitted, rows, name, scenario, number, fold))
-        for scenario, parts in lots.items():
-            runs[scenario].append(Run(seed, parts, setting))
-    chance = _chance(setting, runs[()][0])
-    for scenario, found in runs.items():
-        cell = Cell(name, fraction, list(scenario), summarise([run.values for run in found]), chance,
-                    [run.as_dict() for run in found], [place[pair] for pair in found[0].pairs], drawn)
-        yield cell, np.stack([run.output for run in found])
+    folds, chance = len(setting.folds), None
+    for scenario in lots[0]:
+        runs = [Run(seed, [lot[scenario] for lot in lots[seed * folds:(seed + 1) * folds]], setting)
+                for seed in range(len(lots) // folds)]
+        chance = chance or _chance(setting, runs[0])  # of the first scenario: nothing missing
+        cell = Cell(name, fraction, list(scenario), summarise([run.values for run in runs]), chance,
+                    [run.as_dict() for run in runs], [place[pair] for pair in runs[0].pairs], drawn)
+        yield cell, np.stack([run.output for run in runs])
+
+
+@dataclass
+class Fit:
+    """One classifier that is to be fitted, of one seed and one fold, and what it is tested on.
+
+    Args:
+        fold: number.
+        train: what it learns from.
+        place: of its draws.
+        rows: training samples.
+        tests: by scenario of missing devices, test samples and their features.
+    """
+
+    fold: int
+    train: Labelled
+    place: Rng
+    rows: int
+    tests: dict[Scenario, tuple[np.ndarray, Rows]]
 
 
 @dataclass
@@ -191,16 +216,29 @@ class Run:
         return found
 
 
-def _fit(setting: Setting, probe: Probe, name: str, fraction: float, fold: Fold, rng: Rng) -> tuple[Fitted, int]:
-    """The classifier of one fold and one seed, and the training samples it saw."""
-    bank, y = setting.train, setting.y_train
-    samples = np.flatnonzero(fold.train & bank.present(name) & _known(y))
-    samples = samples[label_fraction(y[samples], fraction, rng)]
+def _fits(setting: Setting, least: int, name: str, fraction: float, seeds: int) -> Iterator[Fit]:
+    """All classifiers of one feature set at one share: by seed, by fold."""
+    task, bank, y = setting.task, setting.train, setting.y_train
+    scenarios = setting.scenarios(setting.test.members(name)) if task.missing == "all" else [()]
     groups = bank.groups if (bank.groups != "").any() else None
-    x = _dropped(setting, name, rng.at("drop")) if setting.task.drop_train else bank.rows(name)
-    train = usable(Labelled(x, y, groups).take(samples), "training")
-    learnable(train, getattr(probe, "least", 2))
-    return probe.fit(train, len(setting.classes), rng.at("penalty")), len(samples)
+    for seed in range(seeds):
+        for number, fold in enumerate(setting.folds):
+            rng = label_draw(0, task.label, seed)
+            rng = rng if task.folds is None else rng.at("fold", number)
+            samples = np.flatnonzero(fold.train & bank.present(name) & _known(y))
+            samples = samples[label_fraction(y[samples], fraction, rng)]
+            x = _dropped(setting, name, rng.at("drop")) if task.drop_train else bank.rows(name)
+            train = usable(Labelled(x, y, groups).take(samples), "training")
+            learnable(train, least)
+            tests = {scenario: _held(setting, name, scenario, fold) for scenario in scenarios}
+            yield Fit(number, train, rng.at("penalty"), len(samples), tests)
+
+
+def _tested(probe: Probe, classes: int, views: int, fit: Fit) -> dict[Scenario, Part]:
+    """Fit, and what comes of it with each scenario's devices missing."""
+    fitted = probe.fit(fit.train, classes, fit.place)
+    return {scenario: Part(fit.fold, samples, fitted.output(x, views), fitted, fit.rows)
+            for scenario, (samples, x) in fit.tests.items()}
 
 
 def _dropped(setting: Setting, name: str, rng: Rng) -> Rows:
@@ -214,14 +252,14 @@ def _dropped(setting: Setting, name: str, rng: Rng) -> Rows:
     return Rows([whole])
 
 
-def _test(setting: Setting, fitted: Fitted, rows: int, name: str, scenario: Scenario, number: int, fold: Fold) -> Part:
+def _held(setting: Setting, name: str, scenario: Scenario, fold: Fold) -> tuple[np.ndarray, Rows]:
+    """The test samples of a fold that have any of a feature set's modalities left, and their features."""
     bank, missing = setting.test, setting.missing(scenario)
     samples = np.flatnonzero(fold.test & bank.present(name, missing) & _known(setting.y_test))
     if not len(samples):
         raise DataError(f"tasks.{setting.task.name}: no test sample has {name} and the label '{setting.task.label}'"
                         + (f" in fold '{fold.name}'" if fold.name else ""))
-    part = Labelled(bank.rows(name, missing), setting.y_test).take(samples)
-    return Part(number, samples, fitted.output(part.x, bank.views), fitted, rows)
+    return samples, Labelled(bank.rows(name, missing), setting.y_test).take(samples).x
 
 
 def _chance(setting: Setting, run: Run) -> dict[str, float]:

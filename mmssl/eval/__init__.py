@@ -12,6 +12,7 @@ from mmssl.eval.probes import (
     Fitted,
     Probe,
     ProbeResult,
+    carry_out,
     chance,
     label_draw,
     label_fraction,
@@ -27,8 +28,8 @@ from mmssl.eval.tables import ProbeRow, ProbeTable, probe_table, render
 
 __all__ = ["Features", "Fitted", "KNN", "Labelled", "Linear", "LowRank", "METRICS", "OnlineLinear", "Probe",
            "ProbeResult", "ProbeRow", "ProbeTable", "RetrievalResult", "Ridge", "Rows", "SVM", "Scores", "Stacked",
-           "Verdict", "WithinGroups", "alignment", "chance", "collapsed", "dimension_std", "extract", "feature_names",
-           "feature_sets", "frozen", "join", "knn_probe", "label_draw", "label_fraction", "learnable", "linear_probe",
-           "modality_gap", "nearest", "on_device", "paired_interval", "places", "probe_table", "rankme",
-           "rarest_class", "render", "resample", "retrieval", "retrieval_table", "run_probe", "score_guesses",
-           "scores", "seed_interval", "spread", "summary", "take", "true_ranks", "uniformity", "usable", "weighted"]
+           "Verdict", "WithinGroups", "alignment", "carry_out", "chance", "collapsed", "dimension_std", "extract",
+           "feature_names", "feature_sets", "frozen", "join", "knn_probe", "label_draw", "label_fraction", "learnable",
+           "linear_probe", "modality_gap", "nearest", "on_device", "paired_interval", "places", "probe_table", "rankme",
+           "rarest_class", "render", "resample", "retrieval", "retrieval_table", "run_probe", "score_guesses", "scores",
+           "seed_interval", "spread", "summary", "take", "true_ranks", "uniformity", "usable", "weighted"]

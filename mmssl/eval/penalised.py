@@ -45,6 +45,7 @@ class Penalised:
         device: torch device that computes.
     """
 
+    concurrent = True
     softmax = likelihood = False
     objective = staticmethod(sigmoid_loss)
     fallback = 1.0  # where there are too few samples to choose

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from mmssl.errors import ConfigError, DataError
 from mmssl.eval.rows import Labelled, Rows, not_finite, rows_of
 from mmssl.eval.scores import Scores, score_guesses, scores
+from mmssl.eval.threads import side_by_side
 from mmssl.rng import Rng
+
+T, R = TypeVar("T"), TypeVar("R")
 
 #: Share of the training samples, or of their groups, on which a penalty is chosen.
 VALIDATION = 0.25
@@ -47,7 +50,11 @@ class Fitted:
 
 @runtime_checkable
 class Probe(Protocol):
-    """A kind of probe with its settings; built by name from `PROBES`. A plug-in writes this one method. Ours."""
+    """A kind of probe with its settings; built by name from `PROBES`. A plug-in writes this one method. Ours.
+
+    It may have `concurrent = True` where `fit` and what it gives may run on several threads at once, `draws = False`
+    where nothing is drawn, and `least`, the classes that there must be (2).
+    """
 
     def fit(self, train: Labelled, classes: int, rng: Rng) -> Fitted:
         """Fit a classifier.
@@ -99,6 +106,13 @@ def run_probe(probe: Probe, train: Labelled, test: Labelled, classes: int | None
     fitted = probe.fit(train, classes, rng or Rng(("probe",)))
     result = scores(test.kind, test.y, fitted.output(test.x, test.views), classes)
     return ProbeResult(result, len(train.y), len(test.y), fitted.setting, fitted.note)
+
+
+def carry_out(probe: Probe, act: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`map` over what has `probe` fitted: on several threads at once where it is `concurrent`, else one by one."""
+    if getattr(probe, "concurrent", False):
+        return side_by_side(act, items, getattr(probe, "device", "cpu"))
+    return map(act, items)
 
 
 def label_draw(seed: int, label: str, draw: int) -> Rng:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from mmssl.eval.rows import Rows
-from mmssl.eval.threads import side_by_side
+from mmssl.eval.threads import ALONE, side_by_side
 
 #: Bytes of standardised rows that are kept in memory; more are standardised anew in each pass.
 KEEP = 1 << 30
@@ -98,7 +98,6 @@ def minimise(objective: Objective, rows: Standard, y: Tensor, penalty: float, st
         (D + 1, K) float64.
     """
     from scipy.optimize import minimize  # half a second to import
-    from threadpoolctl import threadpool_limits
     count, shape, weight = len(rows.x), start.shape, 1 / (penalty * len(rows.x))
     held = slice(None) if penalise_bias else slice(None, -1)
 
@@ -119,7 +118,7 @@ def minimise(objective: Objective, rows: Standard, y: Tensor, penalty: float, st
         return total / count + weight / 2 * float(np.square(full).sum()), found.ravel()
 
     options = {"maxiter": max_iter, "maxls": 50, "gtol": tol, "ftol": 64 * np.finfo(float).eps}
-    with threadpool_limits(1, user_api="blas"):  # scipy's small steps on threads of its own would fight with PyTorch's
+    with ALONE:  # scipy's small steps on threads of its own would fight with PyTorch's
         return minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
 
 

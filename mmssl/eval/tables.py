@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from mmssl.errors import ConfigError
 from mmssl.eval.features import Features
-from mmssl.eval.penalised import linear_probe
-from mmssl.eval.probes import chance, label_draw, label_fraction
+from mmssl.eval.penalised import Linear
+from mmssl.eval.probes import ProbeResult, carry_out, chance, label_draw, label_fraction, run_probe
 from mmssl.eval.rows import Labelled
 from mmssl.registry import nearest
 from mmssl.rng import Rng
@@ -98,10 +99,20 @@ def probe_table(train: Features, test: Features, label: str, features: Sequence[
         raise ConfigError(problems)
     y, y_test = train.labels[label], test.labels[label]
     classes = classes or int(max(y.max(initial=0), y_test.max(initial=0))) + 1
-    rows = [_probe_row(name, fraction, _labelled(train, name, y), _labelled(test, name, y_test), classes,
-                       [label_draw(seed, label, s) for s in range(seeds)],
-                       confusion=fraction == max(fractions) and classes <= NAMED)
-            for name in names for fraction in fractions]
+    cells, probe = [(name, fraction) for name in names for fraction in fractions], Linear()
+
+    def tasks() -> Iterator[tuple[Labelled, Labelled, float, Rng]]:
+        for name, fraction in cells:
+            seen, tested = _labelled(train, name, y), _labelled(test, name, y_test)
+            yield from ((seen, tested, fraction, label_draw(seed, label, s)) for s in range(seeds))
+
+    def run(task: tuple[Labelled, Labelled, float, Rng]) -> ProbeResult:
+        seen, tested, share, place = task
+        return run_probe(probe, seen.take(label_fraction(seen.y, share, place)), tested, classes, place.at("penalty"))
+
+    found = carry_out(probe, run, tasks())
+    rows = [_probe_row(name, fraction, list(islice(found, seeds)), fraction == max(fractions) and classes <= NAMED)
+            for name, fraction in cells]
     return ProbeTable(label, classes, chance(y_test, classes, train=y), rows)
 
 
@@ -132,21 +143,15 @@ def _labelled(features: Features, name: str, y: np.ndarray) -> Labelled:
     return Labelled(features.x[name][there], y[there], features.groups[there])
 
 
-def _probe_row(name: str, fraction: float, train: Labelled, test: Labelled, classes: int,
-               places: list[Rng], confusion: bool) -> ProbeRow:
-    runs, rows, test_rows, tables = [], 0, 0, []
-    for number, place in enumerate(places):
-        seen = train.take(label_fraction(train.y, fraction, place))
-        result = linear_probe(seen, test, classes, place.at("penalty"))
-        rows, test_rows = result.rows, result.test_rows
-        tables.append(result.score.confusion)
-        runs.append({"seed": number, "accuracy": result.score.accuracy, "macro_f1": result.score.macro_f1,
-                     "penalty": result.penalty, "note": result.note})
+def _probe_row(name: str, fraction: float, results: Sequence[ProbeResult], confusion: bool) -> ProbeRow:
+    runs = [{"seed": number, "accuracy": result.score.accuracy, "macro_f1": result.score.macro_f1,
+             "penalty": result.penalty, "note": result.note} for number, result in enumerate(results)]
     accuracy, f1 = ([run[key] for run in runs] for key in ("accuracy", "macro_f1"))
-    return ProbeRow(features=name, fraction=fraction, rows=rows, test_rows=test_rows, runs=runs,
+    return ProbeRow(features=name, fraction=fraction, rows=results[-1].rows, test_rows=results[-1].test_rows, runs=runs,
                     accuracy=float(np.mean(accuracy)), accuracy_std=_std(accuracy),
                     macro_f1=float(np.mean(f1)), macro_f1_std=_std(f1),
-                    confusion=np.sum(tables, axis=0).tolist() if confusion else None)
+                    confusion=np.sum([result.score.confusion for result in results], axis=0).tolist()
+                    if confusion else None)
 
 
 def _std(values: list[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -56,34 +57,36 @@ def _on_threads(function: Callable[[T], R], items: Iterable[T], count: int) -> I
 
 
 class Alone:
-    """While anybody is within, numpy computes a matrix product on the thread that asks for it.
+    """While anybody is within, libraries compute a matrix product on the thread that asks for it.
 
-    numpy's own number of threads belongs to the whole process: the first to come in sets it to one, the last to leave
-    sets it back.
+    numpy's own number of threads belongs to the whole process, and so does scipy's, whose library is another one: the
+    first to come in sets them to one, the last to leave sets them back. Whoever needs scipy imports it before.
     """
 
     def __init__(self) -> None:
-        self.lock, self.within = Lock(), 0
+        self.lock, self.within, self.limits = Lock(), 0, {}
 
     def __enter__(self) -> None:
         with self.lock:
-            if not self.within:
-                self.limit = _libraries().limit(limits=1, user_api="blas")
+            known = _libraries("scipy.linalg" in sys.modules)
+            if known not in self.limits:  # nobody is within, or scipy came only now
+                self.limits[known] = known.limit(limits=1, user_api="blas")
             self.within += 1
 
     def __exit__(self, *error: object) -> None:
         with self.lock:
             self.within -= 1
-            if not self.within:
-                self.limit.restore_original_limits()
+            while self.limits and not self.within:
+                self.limits.popitem()[1].restore_original_limits()  # the last first
 
 
 ALONE = Alone()
 
 
-@lru_cache(maxsize=1)
-def _libraries() -> ThreadpoolController:
-    """Those that have threads. Kept: to look for them takes a millisecond, a limit a hundredth of that."""
+@lru_cache
+def _libraries(scipy: bool) -> ThreadpoolController:
+    """Those that have threads, with or without scipy's. Kept: to look for them takes a millisecond, a limit a hundredth
+    of that."""
     return ThreadpoolController()
 
 
