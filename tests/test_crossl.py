@@ -103,6 +103,23 @@ def test_every_kind_of_loss_and_mask_keeps_the_promises_of_a_method(more):
     check_encoder(method.encoders["acc"], torch.randn(3, 3, 128))
 
 
+@pytest.mark.parametrize("more", [[], [TIME]], ids=["modality", "time"])
+def test_in_bfloat16_the_loss_is_float32_and_its_gradient_the_same_but_for_rounding(more):
+    _, parts, method = small("crossl_tiny", *more)
+    batch, rng, found = holey_batch(parts, 64), Rng((5,)), []
+    for half in (False, True):
+        method.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            latents, present = method.embed(batch, rng.at("embed"))
+            loss = method.objective(latents, present, batch.valid, rng.at("objective")).total
+        loss.backward()
+        assert loss.dtype == torch.float32 and latents["acc"].dtype == (torch.bfloat16 if half else torch.float32)
+        found.append((loss.item(), torch.cat([p.grad.flatten() for p in method.parameters()])))
+    (loss, gradient), (near, close) = found
+    assert near == pytest.approx(loss, rel=0.02) and near != loss
+    assert torch.cosine_similarity(gradient, close, dim=0) > 0.99
+
+
 def test_losses_over_latents_see_the_latents_that_are_present():
     for name, loss in (("cocoa", Cocoa()), ("cmc", CMC())):
         _, parts, method = small("crossl_tiny", *LATENTS[name])
