@@ -7,9 +7,10 @@ import pytest
 
 from mmssl.bench.bank import Bank
 from mmssl.bench.kept import Latents
-from mmssl.bench.probing import probe_task, settle
+from mmssl.bench.probing import probe_task
 from mmssl.bench.results import Result
 from mmssl.bench.retrieving import retrieval_task
+from mmssl.bench.setting import settle
 from mmssl.bench.subject import Subject
 from mmssl.bench.suite import Folds, NotServed, Task, Views
 from mmssl.errors import ConfigError, DataError

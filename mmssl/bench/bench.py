@@ -14,9 +14,10 @@ from mmssl.bench.bank import Bank
 from mmssl.bench.latents import Latents, Source, Store
 from mmssl.bench.outside import hand_made, outside_subject
 from mmssl.bench.pictures import html
-from mmssl.bench.probing import probe_task, settle
+from mmssl.bench.probing import probe_task
 from mmssl.bench.results import FILE, FORMAT, Result, read_result, slug, write_result
 from mmssl.bench.retrieving import retrieval_task
+from mmssl.bench.setting import settle
 from mmssl.bench.subject import Subject, random_twin, run_subject
 from mmssl.bench.suite import NotServed, Suite, Task, load_suite
 from mmssl.bench.table import markdown, text_table

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from mmssl.bench.bank import Bank
-from mmssl.bench.folds import Fold, make_folds
+from mmssl.bench.folds import Fold
 from mmssl.bench.results import Cell, Result, mean_of, summarise
-from mmssl.bench.suite import NotServed, Task
-from mmssl.errors import ConfigError, DataError
+from mmssl.bench.setting import Scenario, Setting, known
+from mmssl.bench.suite import NotServed
+from mmssl.errors import DataError
 from mmssl.eval import (
     Fitted,
     Labelled,
@@ -29,82 +29,11 @@ from mmssl.eval import (
     usable,
 )
 from mmssl.eval.scores import TOP
-from mmssl.registry import PROBES, nearest
+from mmssl.registry import PROBES
 from mmssl.rng import Rng
 
-Scenario = tuple[str, ...]
 #: Bytes of a cell's scores up to which they are kept, for intervals of metrics that need more than guesses.
 KEPT_OUTPUT = 64 << 20
-
-
-@dataclass
-class Setting:
-    """A task on the samples of one subject.
-
-    Args:
-        task: what is asked.
-        train, test: features to learn from and to test on; with folds, of the same samples.
-        folds: who learns and who tests.
-        classes: names.
-        y_train, y_test: labels of their samples.
-    """
-
-    task: Task
-    train: Bank
-    test: Bank
-    folds: list[Fold]
-    classes: list[str]
-    y_train: np.ndarray
-    y_test: np.ndarray
-
-    @property
-    def devices(self) -> dict[str, list[str]]:
-        """Modalities by device, as far as they are there."""
-        named = self.task.devices or {m: [m] for m in self.test.modalities}
-        there = {d: [m for m in ms if m in self.test.modalities] for d, ms in named.items()}
-        return {d: ms for d, ms in there.items() if ms}
-
-    def scenarios(self, members: list[str]) -> list[Scenario]:
-        """Sets of devices that may be missing: none, then every other one that leaves something of `members`."""
-        devices = [d for d, ms in self.devices.items() if set(ms) & set(members)]
-        return [lot for size in range(len(devices)) for lot in combinations(devices, size)]
-
-    def missing(self, scenario: Scenario) -> list[str]:
-        """The modalities of the devices that are missing."""
-        return [m for d in scenario for m in self.devices[d]]
-
-
-def settle(task: Task, train: Bank, test: Bank, classes: dict[str, list[str]]) -> Setting:
-    """Find labels and folds.
-
-    Args:
-        task: what is asked.
-        train, test: features; with folds, of the same samples in the same order.
-        classes: names of the classes by label, as far as the data set says them.
-
-    Raises:
-        ConfigError: no such label, one of another kind, or folds that cannot be made.
-        DataError: training and test features are of different samples where folds need the same.
-    """
-    for bank in (train, test):
-        if task.label not in bank.labels:
-            raise ConfigError(f"tasks.{task.name}.label: no label is called '{task.label}'"
-                              f"{nearest(task.label, bank.labels)}")
-    y_train, y_test = train.labels[task.label], test.labels[task.label]
-    if (y_train.ndim == 2) != (task.kind == "multi_label"):
-        holds = "several classes" if y_train.ndim == 2 else "one class"
-        raise ConfigError(f"tasks.{task.name}.kind: samples have {holds} of '{task.label}'; expected "
-                          f"{'multi_label' if y_train.ndim == 2 else 'single_label'}")
-    names = classes.get(task.label) or [str(n) for n in range(
-        y_train.shape[1] if y_train.ndim == 2 else int(max(y_train.max(initial=0), y_test.max(initial=0))) + 1)]
-    if task.folds is None:
-        folds = [Fold("", np.ones(len(train), bool), np.ones(len(test), bool))]
-    else:
-        if not np.array_equal(train.keys, test.keys):
-            raise DataError(f"tasks.{task.name}: some samples could be read in one set of views only, so that folds "
-                            "cannot be made; repair the data set (`mmssl data verify`)")
-        folds = make_folds(task.folds, train.groups, train.labels, classes)
-    return Setting(task, train, test, folds, names, y_train, y_test)
 
 
 def probe_task(setting: Setting, seeds: int, result: Result) -> None:
@@ -119,7 +48,7 @@ def probe_task(setting: Setting, seeds: int, result: Result) -> None:
         raise NotServed("; ".join(lines) or f"has none of {', '.join(task.features)} here")
     result.notes += lines
     folds = [(f, i) for f, fold in enumerate(setting.folds)
-             for i in np.flatnonzero(fold.test & _known(setting.y_test)).tolist()]
+             for i in np.flatnonzero(fold.test & known(setting.y_test)).tolist()]
     place = {pair: number for number, pair in enumerate(folds)}
     result.samples = {"key": [str(setting.test.keys[i]) for _, i in folds],
                       "group": [str(setting.test.groups[i]) for _, i in folds],
@@ -225,7 +154,7 @@ def _fits(setting: Setting, least: int, name: str, fraction: float, seeds: int) 
         for number, fold in enumerate(setting.folds):
             rng = label_draw(0, task.label, seed)
             rng = rng if task.folds is None else rng.at("fold", number)
-            samples = np.flatnonzero(fold.train & bank.present(name) & _known(y))
+            samples = np.flatnonzero(fold.train & bank.present(name) & known(y))
             samples = samples[label_fraction(y[samples], fraction, rng)]
             x = _dropped(setting, name, rng.at("drop")) if task.drop_train else bank.rows(name)
             train = usable(Labelled(x, y, groups).take(samples), "training")
@@ -255,7 +184,7 @@ def _dropped(setting: Setting, name: str, rng: Rng) -> Rows:
 def _held(setting: Setting, name: str, scenario: Scenario, fold: Fold) -> tuple[np.ndarray, Rows]:
     """The test samples of a fold that have any of a feature set's modalities left, and their features."""
     bank, missing = setting.test, setting.missing(scenario)
-    samples = np.flatnonzero(fold.test & bank.present(name, missing) & _known(setting.y_test))
+    samples = np.flatnonzero(fold.test & bank.present(name, missing) & known(setting.y_test))
     if not len(samples):
         raise DataError(f"tasks.{setting.task.name}: no test sample has {name} and the label '{setting.task.label}'"
                         + (f" in fold '{fold.name}'" if fold.name else ""))
@@ -269,16 +198,12 @@ def _chance(setting: Setting, run: Run) -> dict[str, float]:
         return {"map": float(share[(share > 0) & (share < 1)].mean()), "auc": 0.5, "d_prime": 0.0}
     outputs = []
     for part in run.parts:
-        train = setting.y_train[setting.folds[part.fold].train & _known(setting.y_train)]
+        train = setting.y_train[setting.folds[part.fold].train & known(setting.y_train)]
         common = np.bincount(train, minlength=len(setting.classes))
         # Of equally common classes the first: no two outputs tie.
         outputs.append(np.tile(common - np.arange(len(common)) / len(common), (len(part.samples), 1)))
     found = scores("single_label", run.truth, np.concatenate(outputs), len(setting.classes)).values
     return {name: value for name, value in {**found, "auroc": 0.5, "kappa": 0.0}.items() if value is not None}
-
-
-def _known(y: np.ndarray) -> np.ndarray:
-    return y >= 0 if y.ndim == 1 else (y >= 0).all(axis=1)
 
 
 def _plain(y: np.ndarray | np.int64) -> int | list[int]:
