@@ -45,10 +45,11 @@ NONE = "nothing"
 LOSSES = {"CMC": ["loss=cmc", "aggregator=concat"], "NCE of the views": ["loss={name: nce, temperature: 0.1}"],
           "Barlow Twins": ["loss=barlow_twins"], "COCOA": ["loss=cocoa", "aggregator=concat"],
           "leave one out": ["loss=leave_one_out", "aggregator=concat"]}
-#: Of the wristband's recipe, so that its runs take a minute of one core each.
-STRESS = [*(f"encoders.{m}.width=16" for m in ("acc", "bvp", "eda", "temp")), "trainer.max_steps=100"]
-#: Steps of the released settings, which take 8 samples each.
-REFERENCE_STEPS = 2000
+#: The released settings of the wristband have their own parts, but encoders a sixth as wide, to take minutes.
+STRESS = ["trunks={}", "aggregator=mlp", "mask=modality",
+          *(f"encoders.{m}={{name: conv, width: 16}}" for m in ("acc", "bvp", "eda", "temp"))]
+#: The released settings, for 2,000 steps.
+REFERENCE = ["source=reference", "data.batch_per_device=8", "trainer.max_steps=2000"]
 #: The supervised runs: as long as the validation subjects gain from it, at most 120 steps.
 TUNED = ["trainer.max_steps=120", "trainer.val_every=40", "trainer.log_every=100", "data.batch_per_device=64"]
 QUIET = ["probe.labels=[]", "trainer.val_every=1000000", "trainer.checkpoint_every=50", "trainer.log_every=50"]
@@ -61,7 +62,7 @@ class Study:
     Args:
         name: of its folder.
         label: what is read out.
-        recipe: name or file; `words` are its overrides.
+        recipe: name or file; `words` are its overrides, `released` further ones of the row with the released settings.
         shown: metrics of the table.
     """
 
@@ -70,6 +71,7 @@ class Study:
     recipe: str
     words: list[str]
     shown: tuple[str, ...]
+    released: list[str] = field(default_factory=list)
     batches: dict[str, list[Batch]] = field(default_factory=dict)
     classes: int = 0
 
@@ -219,7 +221,7 @@ def reference(study: Study) -> list[str]:
     """The released settings; inputs are not varied."""
     plain = [f"modalities.{name}.{key}=0" for name, node in study.settings([], 0).modalities.items()
              for key in ("jitter", "scale", "rotate") if node.get(key)]
-    return ["source=reference", *plain, "data.batch_per_device=8", f"trainer.max_steps={REFERENCE_STEPS}"]
+    return [*REFERENCE, *study.released, *plain]
 
 
 def slug(heading: str) -> str:
@@ -265,7 +267,7 @@ def opened(args: argparse.Namespace) -> list[Study]:
     if source.is_file() and args.only != "watch":
         print(pack_signals(str(source), str(EXAMPLES / "stress_signals.yaml"), str(shards)), flush=True)
         found.append(Study("stress", "state", str(EXAMPLES / "crossl_stress.yaml"),
-                           [f"data.root={shards}", *STRESS, *args.overrides], ("macro_f1", "accuracy", "auroc")))
+                           [f"data.root={shards}", *args.overrides], ("macro_f1", "accuracy", "auroc"), STRESS))
     found = [study for study in found if args.only is None or study.name == args.only]
     for study in found:
         study.open()
