@@ -68,7 +68,7 @@ class Alone:
 
     def __enter__(self) -> None:
         with self.lock:
-            known = _libraries("scipy.linalg" in sys.modules)
+            known = _libraries("scipy.linalg._fblas" in sys.modules)  # there only once its library is loaded
             if known not in self.limits:  # nobody is within, or scipy came only now
                 self.limits[known] = known.limit(limits=1, user_api="blas")
             self.within += 1
