@@ -22,11 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmssl import build, load
+from mmssl import build, load, load_recipe
 from mmssl.bench.outside import HandMade
 from mmssl.completing import complete
 from mmssl.config import Recipe
-from mmssl.config import load as load_recipe
 from mmssl.data.sources import pack_signals
 from mmssl.environment import describe
 from mmssl.eval import Features, Fitted, Labelled, Linear, extract, frozen, label_draw, label_fraction, scores

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmssl.bench.folds import Fold
 from mmssl.bench.results import Cell, Result, mean_of, summarise
-from mmssl.bench.setting import Scenario, Setting, known
+from mmssl.bench.setting import Scenario, Setting
 from mmssl.bench.suite import NotServed
 from mmssl.errors import DataError
 from mmssl.eval import (
@@ -28,6 +28,7 @@ from mmssl.eval import (
     scores,
     usable,
 )
+from mmssl.eval.rows import known
 from mmssl.eval.scores import TOP
 from mmssl.registry import PROBES
 from mmssl.rng import Rng

@@ -53,11 +53,6 @@ class Setting:
         return [m for d in scenario for m in self.devices[d]]
 
 
-def known(y: np.ndarray) -> np.ndarray:
-    """(N,) bool: which samples are labelled, given their classes (N,) or labels (N, C)."""
-    return y >= 0 if y.ndim == 1 else (y >= 0).all(axis=1)
-
-
 def settle(task: Task, train: Bank, test: Bank, classes: dict[str, list[str]]) -> Setting:
     """Find labels and folds.
 

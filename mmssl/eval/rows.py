@@ -131,7 +131,7 @@ class Labelled:
     @property
     def known(self) -> np.ndarray:
         """(N,) bool: which samples are labelled."""
-        return self.y >= 0 if self.y.ndim == 1 else (self.y >= 0).all(axis=1)
+        return known(self.y)
 
     @property
     def targets(self) -> np.ndarray:
@@ -146,6 +146,11 @@ class Labelled:
         # An array in memory is cut at once, which is cheap; what lies on a disk is only pointed to.
         x = self.x[rows] if type(self.x) is np.ndarray else rows_of(self.x).take(rows)
         return Labelled(x, self.y[samples], None if self.groups is None else self.groups[samples])
+
+
+def known(y: np.ndarray) -> np.ndarray:
+    """(N,) bool: which samples are labelled, given their classes (N,) or labels (N, C)."""
+    return y >= 0 if y.ndim == 1 else (y >= 0).all(axis=1)
 
 
 def moments(x: Rows) -> tuple[np.ndarray, np.ndarray]:
