@@ -54,6 +54,15 @@ def describe() -> dict[str, Any]:
     }
 
 
+def cpu_lacks_bfloat16() -> bool:
+    """Whether this is a CPU known to have no bfloat16 instructions (AVX-512 BF16, AMX), so that they are emulated,
+    slower than float32. False where PyTorch cannot tell, as on ARM. Imports torch."""
+    import torch
+
+    asked = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return platform.machine().lower() in ("x86_64", "amd64") and None not in asked and not any(f() for f in asked)
+
+
 def doctor() -> tuple[str, bool]:
     """Look for what commonly breaks an installation; import each library in a process of its own.
 
@@ -100,8 +109,8 @@ def _import_error(statement: str) -> str | None:
 
 
 def _devices() -> str:
-    code = ("import torch; n = torch.cuda.device_count(); "
+    code = ("import torch; from mmssl.environment import cpu_lacks_bfloat16; n = torch.cuda.device_count(); "
             "print(', '.join(torch.cuda.get_device_name(i) for i in range(n)) or "
-            "f'CPU, {torch.get_num_threads()} threads')")
+            "f'CPU, {torch.get_num_threads()} threads' + ', no bfloat16 instructions' * cpu_lacks_bfloat16())")
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return f"{'devices':<14} {answer.stdout.strip() or 'unknown: torch does not import'}"

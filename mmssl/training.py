@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mmssl.callbacks import AtomicIO, Checkpoints, EarlyEnd, MetricsWriter, Progress, ScoreMonitor, ValidationMonitor
 from mmssl.config import Recipe, world
+from mmssl.environment import cpu_lacks_bfloat16
 from mmssl.errors import ConfigError
 from mmssl.methods import Method
 from mmssl.rundir import RunDir
@@ -39,11 +40,15 @@ def trainer(recipe: Recipe, run: RunDir, step: int = 0, more: Sequence[lightning
     early = [EarlyEnd(how.monitor, how.mode, how.patience)] if how.patience is not None else []
     callbacks = [writer, Progress(every=how.log_every), ValidationMonitor(), ScoreMonitor(), *more, *early,
                  Checkpoints(run.root, every=how.checkpoint_every, monitor=how.monitor, mode=how.mode)]
-    return on_devices(
+    made = on_devices(
         recipe, max_steps=how.max_steps, max_epochs=-1, val_check_interval=how.val_every * accumulate,
         check_val_every_n_epoch=None, num_sanity_val_steps=0, accumulate_grad_batches=accumulate,
         use_distributed_sampler=False, callbacks=callbacks, plugins=[AtomicIO()], default_root_dir=run.root,
         logger=TensorBoardLogger(run.root, name="tensorboard", version="", purge_step=step + bool(step), flush_secs=5))
+    if how.precision.startswith("bf16") and made.strategy.root_device.type == "cpu" and cpu_lacks_bfloat16():
+        log.warning("trainer.precision: this CPU has no bfloat16 instructions (AVX-512 BF16 or AMX), so %s is slower "
+                    "than 32-true here", how.precision)
+    return made
 
 
 def on_devices(recipe: Recipe, **settings: Any) -> lightning.Trainer:

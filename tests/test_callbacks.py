@@ -53,6 +53,26 @@ def test_a_terminal_has_one_bar_that_is_not_drawn_too_often(tmp_path):
     assert "validating, step 10/40" in eager.getvalue() and eager.getvalue().count("\n") <= 6
 
 
+class Clock(lightning.pytorch.Callback):
+    """A clock by which the first step takes 30 s, as compiling may, and each further one 2 s."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.now += 2 if batch_idx else 30
+
+
+def test_time_left_knows_nothing_of_the_first_step(tmp_path, monkeypatch):
+    out, clock = io.StringIO(), Clock()
+    monkeypatch.setattr("mmssl.callbacks.progress.time", clock)
+    run(tmp_path, [clock, Progress(every=1, stream=out)], steps=6)
+    told = [row.partition("left ")[2] for row in out.getvalue().splitlines()]
+    assert told == ["", "0:08", "0:06", "0:04", "0:02", "0:00"]
+
+
 def test_validation_is_told_in_a_line(tmp_path):
     for out in (io.StringIO(), Terminal()):
         run(tmp_path, [ValidationMonitor(), Progress(every=100, stream=out)], steps=5, val=5, num_sanity_val_steps=1)

@@ -11,8 +11,11 @@ import torch
 from methods_common import holey_batch, small
 from torch.utils.data import DataLoader
 
+from mmssl import training
+from mmssl.config import load
 from mmssl.cost import random_batch
 from mmssl.optim import build_optimizer
+from mmssl.rundir import RunDir
 
 T5 = ("trunks.text={name: t5, dim: 24, depth: 2, heads: 2}", "encoders.text={name: t5, trunk: text}")
 OPEN_TEXT = "modalities.text={words: 6, texts: 3, vocabulary_size: 40}"
@@ -166,3 +169,18 @@ def test_limits_hold_for_the_gradient_of_an_optimiser_step(precision, accumulate
     assert got == pytest.approx({part: norm / 5 for part, norm in free.items()}, rel=1e-3)
     only = moved(precision, accumulate, clip={"encoders": limits["encoders"]})
     assert only == pytest.approx({"encoders": limits["encoders"], "head": free["head"]}, rel=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "machine", "instructions", "warns"), [
+    ("bf16-mixed", "x86_64", False, True), ("bf16-mixed", "x86_64", True, False), ("32-true", "x86_64", False, False),
+    ("bf16-mixed", "aarch64", False, False)])
+def test_bfloat16_on_a_cpu_without_its_instructions_is_told(precision, machine, instructions, warns, tmp_path,
+                                                            monkeypatch, caplog):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: instructions)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    recipe = load("crossl_tiny", [f"trainer.precision={precision}", "trainer.accelerator=cpu"])
+    with caplog.at_level("WARNING", logger="mmssl"):
+        training.trainer(recipe, RunDir(tmp_path))
+    told = [r.getMessage() for r in caplog.records if r.name == "mmssl"]
+    assert ["no bfloat16 instructions" in line and "slower than 32-true" in line for line in told] == [True] * warns

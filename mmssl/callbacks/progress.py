@@ -25,8 +25,9 @@ class Progress(Callback):
     """Step, loss parts, samples/s, share of time waiting for data, and time left. No paper: ours.
 
     On a terminal a bar, drawn anew at most every `refresh` seconds; elsewhere a line every `every` steps and at the
-    last one. Both read the device only when they draw. After a resume it starts at the restored step. Only the first
-    process shows anything. Use with `Trainer(enable_progress_bar=False)`.
+    last one. Both read the device only when they draw. After a resume it starts at the restored step. Time left is told
+    from the second step on and knows nothing of the first, which may compile for half a minute. Only the first process
+    shows anything. Use with `Trainer(enable_progress_bar=False)`.
 
     Args:
         every: optimiser steps between two plain lines.
@@ -42,7 +43,8 @@ class Progress(Callback):
         self._pace: Pace | None = None
         self._step = self._first = 0
         self._total: int | None = None
-        self._began = self._drawn = 0.0
+        self._began: float | None = None
+        self._drawn = 0.0
 
     @property
     def stream(self) -> Any:
@@ -56,7 +58,7 @@ class Progress(Callback):
         self._step = self._first = trainer.global_step
         self._total = total_steps(trainer)
         self._pace = Pace(trainer.train_dataloader, trainer.world_size)
-        self._began, self._drawn = time.perf_counter(), 0.0
+        self._began, self._drawn = None, 0.0
         if self.stream.isatty():
             self._bar = tqdm(total=self._total, initial=self._first, file=self.stream, mininterval=0, desc="step",
                              dynamic_ncols=True, bar_format="{desc} {n_fmt}/{total_fmt} |{bar:20}| {postfix}")
@@ -69,6 +71,8 @@ class Progress(Callback):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
+        if self._began is None:
+            self._began, self._first = time.perf_counter(), self._step
         last = self._step == self._total
         if self._bar is not None:
             if last or time.perf_counter() - self._drawn >= self.refresh:
@@ -128,7 +132,7 @@ class Progress(Callback):
         facts.append(f"{speed:.3g} samples/s" if speed < 1000 else f"{speed:.0f} samples/s")
         if wait is not None:
             facts.append(f"waiting {100 * wait:.0f} %")
-        if self._total and self._step > self._first:
+        if self._total and self._began is not None and self._step > self._first:
             pace = (time.perf_counter() - self._began) / (self._step - self._first)
             facts.append(f"left {duration(pace * (self._total - self._step))}")
         return "  ".join(facts)
