@@ -1,18 +1,16 @@
 """The embedded signals and the cache: subjects, windows, a reader that runs nothing, sets that are whole or absent."""
 
 import importlib.util
-import io
-import pickle
 import threading
 
 import numpy as np
 import pytest
 
-from mmssl.data import codecs, schema, unpickle
+from mmssl.data import codecs, schema
 from mmssl.data.demo import cache, clips, signals
 from mmssl.data.labels import parse_labels
 from mmssl.data.shards import ShardIndex, read_record, split_shards
-from mmssl.errors import ConfigError, DataError, StorageError
+from mmssl.errors import ConfigError, StorageError
 
 
 def records(root, split):
@@ -52,55 +50,6 @@ def test_missing_package_is_one_line_with_the_command(monkeypatch):
     with pytest.raises(ConfigError, match=r'pip install "mmssl\[demo\]"') as caught:
         signals.find_file()
     assert "\n" not in str(caught.value)
-
-
-def object_array(path, body):
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
-    path.write_bytes(file.getvalue() + body)
-    return path
-
-
-@pytest.mark.parametrize("name", ["builtins.eval", "os.system", "numpy.load", "numpy.core.multiarray.fromstring",
-                                  "numpy.ndarray.tofile", "_codecs.decode", "posix.system"])
-def test_unpickler_refuses_every_other_name(tmp_path, name):
-    module, _, word = name.rpartition(".")
-    body = f"c{module}\n{word}\n(S'/tmp/x'\ntR.".encode()
-    with pytest.raises(DataError, match=name.replace(".", r"\.")):
-        unpickle.load_object_array(object_array(tmp_path / "bad.npy", body))
-
-
-def test_unpickler_runs_nothing(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return open, (str(tmp_path / "made"), "w")
-
-    with pytest.raises(DataError, match="open"):
-        unpickle.load_object_array(object_array(tmp_path / "bad.npy", pickle.dumps(np.array(Bomb(), dtype=object))))
-    assert not (tmp_path / "made").exists()
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_unpickler_reads_arrays_and_scalars(tmp_path, protocol):
-    value = {"x": [np.arange(6.0).reshape(2, 3), np.float32(2.5)], "names": ["a", "b"]}
-    array = np.empty((), dtype=object)
-    array[()] = value
-    if protocol == 5:  # NumPy then asks for another helper: refused, not guessed
-        with pytest.raises(DataError):
-            unpickle.load_object_array(object_array(tmp_path / "v.npy", pickle.dumps(array, protocol)))
-        return
-    got = unpickle.load_object_array(object_array(tmp_path / "v.npy", pickle.dumps(array, protocol))).item()
-    np.testing.assert_array_equal(got["x"][0], value["x"][0])
-    assert got["x"][1] == np.float32(2.5) and got["names"] == ["a", "b"]
-
-
-def test_other_bytes_than_expected_are_refused(tmp_path):
-    path = object_array(tmp_path / "v.npy", pickle.dumps(np.array({}, dtype=object), 2))
-    with pytest.raises(DataError, match="sha256"):
-        unpickle.load_object_array(path, "0" * 64)
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(DataError, match="not a readable object array"):
-        unpickle.load_object_array(path)
 
 
 @pytest.fixture
