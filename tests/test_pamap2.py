@@ -122,6 +122,9 @@ def test_a_folder_that_is_something_else_is_one_line(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(DataError, match=r"holds no Protocol/subject1\?\?.dat; expected the unpacked PAMAP2"):
         pack_pamap2(str(tmp_path / "photos"), str(tmp_path / "out"))
+    (tmp_path / "photos" / "holidays.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"; if the download is among its zips \(holidays\.zip\), unpack it first"):
+        pack_pamap2(str(tmp_path / "photos"), str(tmp_path / "out"))
     (tmp_path / "photos" / "PAMAP2_Dataset.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"; unpack PAMAP2_Dataset\.zip first"):
         pack_pamap2(str(tmp_path / "photos"), str(tmp_path / "out"))
@@ -129,7 +132,8 @@ def test_a_folder_that_is_something_else_is_one_line(tmp_path):
         pack_pamap2(str(tmp_path / "nowhere"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     write_dat(tmp_path / "photos" / "Protocol" / "subject101.dat", pamap2_rows(0, seconds=0.5, pause=0.1))
-    with pytest.raises(DataError, match="there was nothing to pack"):
+    with pytest.raises(DataError, match=r"(?s)not one record.*subject101: no stretch with a label holds a window of "
+                                        r"5\.12 s; the longest has 0\.5 s"):
         pack_pamap2(str(tmp_path / "photos"), str(tmp_path / "out"))
     with pytest.raises(ConfigError, match=r"--subjects: nobody is called '110'; did you mean '101'"):
         pack_pamap2(str(tmp_path / "photos"), str(tmp_path / "out"), subjects=["110"])

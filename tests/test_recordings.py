@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from raw_sets import records
 from mmssl.data import Manifest, Split, verify
 from mmssl.data.folds import SplitRule
 from mmssl.data.groups import total
+from mmssl.data.shards import KEY
 from mmssl.data.sources import folder as pack_folder
 from mmssl.data.sources import recordings
 from mmssl.data.sources.recordings import Collection, Unit, pack_recordings
-from mmssl.data.sources.windows import Layout, Sensor, Stretch
+from mmssl.data.sources.windows import Layout, Sensor, Stretch, slug
 from mmssl.errors import ConfigError, DataError
 
 LAYOUT = Layout({"a": Sensor(10.0, ["x", "y"], ["g", "g"]), "b": Sensor(5.0, ["z"], ["V"])}, 2.0, 1.0, "kind",
@@ -23,21 +26,24 @@ PLAN = {"r1": ("p1", 7), "r2": ("p2", 0), "r3": ("p1", 9), "r4": ("p3", 12), "r5
 
 
 def collection(folder, reads=None, **changes):
-    """Six recordings of four subjects; r2 cannot be read at all, r4 breaks off, a sensor of r5 stops for a while."""
+    """Six recordings of four subjects; r2 cannot be read at all, r4 breaks off, a sensor of r5 stops for a while.
+
+    A file that somebody has written anew is whole.
+    """
     def read(name, notes):
         if reads is not None:
             reads.append(name)
-        rng = np.random.default_rng(int(name[1:]))
-        seconds = PLAN[name][1] + 1
+        rng, whole = np.random.default_rng(int(name[1:])), (folder / f"{name}.raw").read_text() != name
+        seconds = PLAN[name][1] + 1 if name != "r2" else 8
         signals = {"a": rng.normal(size=(seconds * 10, 2)) + 100, "b": rng.normal(size=(seconds * 5, 1))}
-        if name == "r2":
+        if name == "r2" and not whole:
             raise DataError("is no recording")
         if name == "r5":
             signals["b"][10:12] = np.nan
         notes.append(f"{name}: one remark")
         for half in (0, 1):
             yield Stretch(signals, half * seconds / 2, (half + 1) * seconds / 2, half)
-            if name == "r4" and half == 0:
+            if name == "r4" and half == 0 and not whole:
                 raise DataError("breaks off")
 
     folder.mkdir(exist_ok=True)
@@ -102,9 +108,97 @@ def test_what_is_there_is_not_read_again(tmp_path, monkeypatch):
     done = list(json.loads((out / pack_folder.STATE).read_text())["tallies"])
     assert counted and done and not (out / "manifest.json").exists()
     report = pack_recordings(collection(tmp_path / "raw", reads), out)
-    assert reads == [name for name in PLAN if name not in done] and report.kept > 0
+    assert set(reads) == {name for name in PLAN if name not in done or name == "r2"} and report.kept > 0
     again = pack_recordings(collection(tmp_path / "raw", reads := []), out)
-    assert reads == [] and again.kept == sum(again.records.values()) == sum(report.records.values())
+    assert reads == ["r2"] and again.kept == sum(again.records.values()) == sum(report.records.values())
+
+
+def without_order(root):
+    """What a manifest says apart from how records lie in shards."""
+    made = json.loads((root / "manifest.json").read_text())
+    return {name: made[name] for name in ("groups", "assignment", "split_hash", "modalities", "sources")}
+
+
+def test_a_recording_that_failed_is_packed_once_its_file_is_whole_and_the_rest_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "SHARD_RECORDS", 5)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    plan, failed = collection(tmp_path / "raw"), tmp_path / "failed" / "set"
+    pack_recordings(plan, failed)
+    before, reads = tree(failed), []
+    (tmp_path / "raw" / "r2.raw").write_text("copied again")
+    fresh = pack_recordings(plan, tmp_path / "fresh" / "set")
+    for number in range(1, 30):  # killed on the way or not
+        out = tmp_path / str(number) / "set"
+        shutil.copytree(failed, out)
+        killed = dies(lambda: pack_recordings(plan, out), number)  # noqa: B023 (called at once)
+        report = pack_recordings(collection(tmp_path / "raw", reads), out)
+        want = tree(out) if number == 1 else want
+        assert tree(out) == want and report.records == fresh.records and report.bad == fresh.bad
+        if not killed:
+            break
+    assert number > 5 and set(reads) == {"r2"}
+    assert all(want[name] == data for name, data in before.items() if name.startswith("all-"))
+    assert without_order(out) == without_order(tmp_path / "fresh" / "set") and not list(verify(out))
+    assert {key for key in records(out, "kind") if key.startswith("r2-")} == {f"r2-w{n:05d}" for n in range(6)}
+
+
+@pytest.mark.parametrize("text", ["R4", "longer"])
+def test_a_recording_that_broke_off_is_packed_anew_with_all_that_stands_after_it(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(recordings, "SHARD_RECORDS", 4)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    plan, out = collection(tmp_path / "raw"), tmp_path / "set"
+    pack_recordings(plan, out)
+    (tmp_path / "raw" / "r4.raw").write_text(text)
+    pack_recordings(plan, tmp_path / "fresh" / "set")
+    want = tree(tmp_path / "fresh" / "set")
+    dies(lambda: pack_recordings(plan, out), 4)
+    report = pack_recordings(plan, out)
+    assert tree(out) == want and "r4: breaks off" not in report.bad
+    assert pack_recordings(plan, out).kept == sum(report.records.values())  # and stays
+
+
+def test_a_recording_that_is_new_is_added_and_one_that_is_gone_is_refused(tmp_path):
+    plan, out = collection(tmp_path / "raw"), tmp_path / "part" / "set"
+    few = collection(tmp_path / "raw", units=[*plan.units[:1], *plan.units[3:4], *plan.units[5:]])
+    first = pack_recordings(few, out)
+    before = tree(out)["all-000000.tar"]
+    report = pack_recordings(plan, out)
+    pack_recordings(plan, tmp_path / "fresh" / "set")
+    assert report.kept == sum(first.records.values()) > 0 and tree(out)["all-000000.tar"] == before
+    assert without_order(out) == without_order(tmp_path / "fresh" / "set")
+    with pytest.raises(ConfigError, match="holds windows of r3, r5, which are not asked for now, or not found; bring"):
+        pack_recordings(few, out)
+
+
+def test_a_recording_that_gives_less_than_was_packed_of_it_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "SHARD_RECORDS", 3)
+    out = tmp_path / "set"
+    dies(lambda: pack_recordings(collection(tmp_path / "raw"), out), 7)  # within r1
+    assert json.loads((out / pack_folder.STATE).read_text())["at"] == ["r1", 3]
+    sums = {"r1.raw": "0" * 64}
+    with pytest.raises(DataError, match=r"r1: .*sha256 is .*\n.*holds 3 windows of r1, of which 0 can be made now"):
+        pack_recordings(collection(tmp_path / "raw", checksums=sums), out)
+
+
+def test_two_recordings_of_one_name_keep_their_windows(tmp_path):
+    plan = collection(tmp_path / "raw")
+    units = [replace(unit, name="same") for unit in plan.units if unit.name in ("r1", "r6")]
+    report = pack_recordings(replace(plan, units=units, rule=lambda groups: SplitRule(test=["p4"])), tmp_path / "set")
+    found = records(tmp_path / "set", "kind")
+    assert [group for *_, group in found.values()] == ["p1"] * 6 + ["p4"] * 2
+    assert report.records == {"train": 6, "test": 2}
+    with pytest.raises(DataError, match=r"recording 'same \(of p1\)' is there twice, in r1\.raw and in r3\.raw"):
+        units = [replace(unit, name="same") for unit in plan.units if unit.name in ("r1", "r3")]
+        pack_recordings(replace(plan, units=units), tmp_path / "twice")
+
+
+def test_keys_of_plain_names_are_those_names_and_others_stay_apart():
+    assert [slug(name, "s") for name in ("SC4001", "a-b_c", "x" * 60)] == ["SC4001", "a-b_c", "x" * 60]
+    names = ["Müller", "Möller", "M_ller", "Мария", "東京", "大阪", "p 1", "p.1", "x" * 61, "x" * 62, "__init"]
+    keys = [slug(name, "s") for name in names]
+    assert len(set(keys)) == len(keys) == len({key.encode("ascii") for key in keys})
+    assert all(KEY.match(key) and len(key) <= 60 for key in keys) and slug("a b", "s") != slug("a b", "t")
+    assert slug("Müller", "Müller").startswith("M_ller-")
 
 
 def test_a_shard_that_nobody_wrote_down_goes_even_if_it_cannot_be_made_again(tmp_path):
@@ -143,7 +237,7 @@ def test_another_packing_is_refused_and_so_are_two_at_once(tmp_path):
     with pytest.raises(ConfigError, match="packed with other settings; choose an empty folder"):
         pack_recordings(collection(tmp_path / "raw", settings={"x": 2}), out)
     (tmp_path / "raw" / "r1.raw").write_text("longer than before")
-    with pytest.raises(ConfigError, match="packed with other files"):
+    with pytest.raises(ConfigError, match=r"holds windows of r1, packed with other files \(r1\.raw\)"):
         pack_recordings(collection(tmp_path / "raw"), out)
     with pytest.raises(ConfigError, match=r"split\.test: no group is called 'p9'"):
         pack_recordings(collection(tmp_path / "raw", rule=lambda groups: SplitRule(test=["p9"])), tmp_path / "new")

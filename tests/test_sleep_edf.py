@@ -92,6 +92,13 @@ def test_what_can_be_kept_of_broken_nights_is_kept_and_the_rest_is_listed(tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no SC\*-PSG\.edf; expected the cassette study of Sleep-EDF Expanded"):
         pack_sleep_edf(str(tmp_path / "empty"), str(tmp_path / "none"))
+    (tmp_path / "empty" / "sleep-edf-database-expanded-1.0.0.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"; unpack sleep-edf-database-expanded-1\.0\.0\.zip first"):
+        pack_sleep_edf(str(tmp_path / "empty"), str(tmp_path / "none"))
+    (folder / "copy").mkdir()
+    (folder / "copy" / "SC4001E0-PSG.edf").write_bytes(b"0")
+    with pytest.raises(DataError, match=r"copy/SC4001E0-PSG\.edf: is there twice, also as .*raw/SC4001E0-PSG\.edf"):
+        pack_sleep_edf(str(folder), str(tmp_path / "none"))
 
 
 def test_without_the_library_one_line_names_the_command(tmp_path, monkeypatch):

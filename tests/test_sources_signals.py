@@ -147,7 +147,7 @@ def test_a_sensor_with_values_that_are_no_numbers_is_missing_from_its_window(sen
     ("1: stress}", "2: stress}", ConfigError, "label 1 is neither in label.classes nor in label.drop"),
     ('_move", rate', '_mov", rate', DataError, "no array 'a_mov'; did you mean 'a_move'"),
     ("channels: [pulse], units: [V]", "channels: [p, q], units: [V, V]", DataError, "has 1 columns, but"),
-    ("seconds: 3", "seconds: 30", DataError, "nothing to pack"),
+    ("seconds: 3", "seconds: 30", DataError, "a: no stretch with a label holds a window of 30 s; the longest has 8 s"),
 ])
 def test_descriptions_that_do_not_fit(sensors, old, new, error, words):
     folder, _, _ = sensors
@@ -155,6 +155,61 @@ def test_descriptions_that_do_not_fit(sensors, old, new, error, words):
     (folder / "bad.yaml").write_text(DESCRIPTION.replace(old, new))
     with pytest.raises(error, match=words.replace("[", r"\[")):
         pack_signals(str(folder / "raw.npz"), str(folder / "bad.yaml"), str(folder / "out"))
+
+
+def test_a_description_may_be_mended_while_nothing_is_packed(sensors):
+    folder, _, _ = sensors
+    (folder / "raw.yaml").write_text(DESCRIPTION.replace("1: stress}", "2: stress}"))
+    with pytest.raises(ConfigError, match="label 1 is neither"):
+        pack_signals(str(folder / "raw.npz"), str(folder / "raw.yaml"), str(folder / "out"))
+    (folder / "raw.yaml").write_text(DESCRIPTION)
+    report = pack_signals(str(folder / "raw.npz"), str(folder / "raw.yaml"), str(folder / "out"))
+    assert report.records == {"train": 7, "val": 7, "test": 7}
+    (folder / "raw.yaml").write_text(DESCRIPTION.replace("step: 2", "step: 1"))
+    with pytest.raises(ConfigError, match="packed with other layout, settings; choose an empty folder"):
+        pack_signals(str(folder / "raw.npz"), str(folder / "raw.yaml"), str(folder / "out"))
+
+
+LABELLED = """
+modalities: {x: {key: "{subject}/{recording}.csv", columns: [x], rate: 5, channels: [x], units: [g]}}
+label: {key: "{subject}/{recording}.csv", column: y, rate: 5, classes: {0: no, 1: yes}, drop: [9]}
+window: {seconds: 2, step: 2}
+split: {folds: each, fold: 0, val: 1}
+"""
+
+
+def pack_csv(folder, labels):
+    """Pack CSV files whose values count up from the number of the file; `labels` by name, five a second."""
+    for number, (name, values) in enumerate(labels.items()):
+        path = folder / "raw" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x,y\n" + "".join(f"{100 * number + i},{value}\n" for i, value in enumerate(values)))
+    (folder / "raw.yaml").write_text(LABELLED)
+    return pack_signals(str(folder / "raw"), str(folder / "raw.yaml"), str(folder / "out"))
+
+
+def test_names_that_look_alike_as_keys_keep_their_windows(tmp_path):
+    names = ["Müller/a.csv", "Möller/a.csv", "東京/a.csv", "大阪/a.csv", "a-b/c.csv", "a/b-c.csv", "plain/a.csv",
+             f"{'l' * 60}/a.csv", f"{'l' * 60}/b.csv"]
+    report = pack_csv(tmp_path, {name: [0] * 10 for name in names})
+    found = records(tmp_path / "out", "all")
+    assert not report.bad and len(found) == len(names) and "plain-a-w00000" in found
+    firsts = {int(codecs.decode("npy", files["x.npy"]).data[0, 0]): parse_labels(files["labels.json"])[1]
+              for files in found.values()}
+    assert firsts == {100 * number: name.split("/")[0] for number, name in enumerate(names)}
+    again = pack_signals(str(tmp_path / "raw"), str(tmp_path / "raw.yaml"), str(tmp_path / "out"))
+    assert again.kept == len(names) and again.records == report.records
+
+
+def test_a_recording_without_a_window_is_listed_with_the_reason_and_the_folds_say_who_is_not_in_them(tmp_path):
+    report = pack_csv(tmp_path, {"a/r.csv": [0] * 10, "b/r.csv": [1] * 20, "c/r.csv": [0] * 10, "d/r.csv": ["nan"] * 30,
+                                 "e/r.csv": [0] * 8 + [1] * 9 + [0] * 3, "f/r.csv": [9] * 30})
+    assert report.bad == ["d-r: there is no stretch with a label",
+                          "e-r: no stretch with a label holds a window of 2 s; the longest has 1.8 s",
+                          "f-r: there is no stretch with a label"]
+    assert (tmp_path / "out" / "left_out.txt").read_text().splitlines() == report.bad
+    assert report.notes == ["of subject d, e, f nothing could be packed; the split is dealt among 3 others",
+                            "split by subject: test a; val b; train c (change it in a recipe with data.split)"]
 
 
 def test_npz_never_unpickles(tmp_path):

@@ -11,7 +11,7 @@ from scipy.signal import resample_poly
 from mmssl.data import Manifest
 from mmssl.data.sources import pack_wesad
 from mmssl.data.sources.wesad import CONDITIONS
-from mmssl.errors import DataError
+from mmssl.errors import ConfigError, DataError
 
 
 def write(path, tree):
@@ -100,6 +100,13 @@ def test_files_of_another_form_are_listed_and_what_is_there_is_kept(tmp_path):
     with pytest.raises(DataError, match=r"holds no S2/S2\.pkl or the like; expected the unpacked WESAD"):
         (tmp_path / "empty").mkdir()
         pack_wesad(str(tmp_path / "empty"), str(tmp_path / "out2"))
+    for name in ("S2_E4_Data.zip", "wesad+wearable+stress.zip"):
+        (tmp_path / "empty" / name).write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"set 465\); unpack wesad\+wearable\+stress\.zip first"):
+        pack_wesad(str(tmp_path / "empty"), str(tmp_path / "out2"))
+    write(tmp_path / "raw" / "old" / "S2.pkl", good)
+    with pytest.raises(DataError, match=r"old/S2\.pkl: is there twice, also as .*S2/S2\.pkl; give the folder of one"):
+        pack_wesad(str(tmp_path / "raw"), str(tmp_path / "out2"))
 
 
 def test_files_are_held_against_a_list_of_checksums(tmp_path):
@@ -112,3 +119,52 @@ def test_files_are_held_against_a_list_of_checksums(tmp_path):
     (tmp_path / "sums").write_text("no list\n")
     with pytest.raises(DataError, match="expected lines of a SHA-256"):
         pack_wesad(str(folder), str(tmp_path / "out"), checksums=str(tmp_path / "sums"))
+
+
+def sums_of(folder, *subjects):
+    """The list that `sha256sum` writes of the pickles as they are now."""
+    paths = [folder / f"S{s}" / f"S{s}.pkl" for s in subjects]
+    rows = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in paths]
+    (folder / "sums").write_text("".join(rows))
+    return str(folder / "sums")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_file_that_is_mended_is_packed_by_the_same_command(tmp_path, listed):
+    folder, out = write_wesad(tmp_path / "raw", subjects=(2, 3, 4), seconds=10, pause=1), str(tmp_path / "set")
+    settings, path = {"checksums": sums_of(folder, 2, 3, 4)} if listed else {}, folder / "S3" / "S3.pkl"
+    whole = path.read_bytes()
+    # with a list, one byte of the numbers is another; without, the copy was cut off
+    path.write_bytes(whole[:-5000] + bytes([whole[-5000] ^ 1]) + whole[-4999:] if listed else whole[:-5000])
+    report = pack_wesad(str(folder), out, **settings)
+    assert len(report.bad) == 1 and ("download it again" if listed else "not a readable pickle") in report.bad[0]
+    assert "of subject S3 nothing could be packed; the split is dealt among 2 others" in report.notes
+    first = (tmp_path / "set" / "all-000000.tar").read_bytes()
+    path.write_bytes(whole)
+    report = pack_wesad(str(folder), out, **settings)
+    assert not report.bad and report.kept == 8 and not (tmp_path / "set" / "left_out.txt").exists()
+    assert (tmp_path / "set" / "all-000000.tar").read_bytes() == first
+    assert [group for *_, group in records(out, "condition").values()] == ["S2"] * 4 + ["S4"] * 4 + ["S3"] * 4
+    assert Manifest.load(out).sources["S3/S3.pkl"] == hashlib.sha256(whole).hexdigest()
+
+
+def test_a_list_of_checksums_is_held_against_what_was_packed_before_and_must_name_it(tmp_path):
+    folder, out = write_wesad(tmp_path / "raw", subjects=(2, 3), seconds=10, pause=1), str(tmp_path / "set")
+    sums = sums_of(folder, 2, 3)
+    data = (folder / "S3" / "S3.pkl").read_bytes()
+    (folder / "S3" / "S3.pkl").write_bytes(data[:-5000] + bytes([data[-5000] ^ 1]) + data[-4999:])
+    assert not pack_wesad(str(folder), out).bad
+    with pytest.raises(DataError, match=r"4 windows of S3 were made of S3/S3.pkl when its sha256 was .* Download it"):
+        pack_wesad(str(folder), out, checksums=sums)
+    report = pack_wesad(str(folder), out, checksums=sums_of(folder, 2))
+    assert report.kept == 8 and "not in the list of checksums: S3/S3.pkl" in report.notes
+    (folder / "sums").write_text(f"{'0' * 64}  S2/S2.zip\n{'1' * 64}  S3/S3.zip\n")
+    with pytest.raises(ConfigError, match=r"names none of the files.* has S2/S2.zip, S3/S3.zip, expected S2/S2.pkl"):
+        pack_wesad(str(folder), out, checksums=sums)
+
+
+def test_of_several_lines_that_fit_a_name_any_will_do(tmp_path):
+    folder = write_wesad(tmp_path / "raw", subjects=(2,), seconds=10, pause=1)
+    digest = sums_of(folder, 2) and (folder / "sums").read_text().split()[0]
+    (folder / "sums").write_text(f"{'0' * 64}  old/S2.pkl\n{digest}  new/S2.pkl\n")
+    assert not pack_wesad(str(folder / "S2"), str(tmp_path / "set"), checksums=str(folder / "sums")).bad

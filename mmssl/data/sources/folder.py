@@ -25,8 +25,8 @@ class PackFolder:
 
     Args:
         root: the folder; made where it is missing.
-        recipe: what the result depends on (settings, sources), as JSON values. An interrupted attempt goes on only
-            with the same one.
+        recipe: what the result depends on (settings, sources), as JSON values. An attempt of which there are shards
+            goes on only with the same one.
         state: to begin with, as JSON values.
 
     Raises:
@@ -81,15 +81,15 @@ class PackFolder:
             pass  # a file system without locks
 
     def _go_on(self, fresh: dict[str, Any]) -> dict[str, Any]:
-        """The state of an earlier attempt, or a fresh one."""
+        """The state of an earlier attempt; a fresh one where none got as far as a shard, whatever it was to pack."""
+        if not list_splits(self.root):
+            return fresh
         try:
             old = json.loads((self.root / STATE).read_text(encoding="utf-8"))
             recipe = old.pop("recipe")
         except FileNotFoundError:
-            if list_splits(self.root):
-                raise ConfigError(f"{self.root}: holds shards that were not packed from here; choose an empty folder"
-                                  ) from None
-            return fresh
+            raise ConfigError(f"{self.root}: holds shards that were not packed from here; choose an empty folder"
+                              ) from None
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise ConfigError(f"{self.root / STATE}: cannot be read ({error}); delete the folder, pack again") from None
         other = sorted(k for k in {**self._recipe, **recipe} if self._recipe.get(k) != recipe.get(k))

@@ -16,7 +16,7 @@ from mmssl.data.folds import SplitRule
 from mmssl.data.sources.dat import segments
 from mmssl.data.sources.gaps import bridge, fill_back
 from mmssl.data.sources.packer import PackReport
-from mmssl.data.sources.protocols import chosen_rule, source_folder, wanted_subjects
+from mmssl.data.sources.protocols import chosen_rule, find_once, source_folder, still_zipped, wanted_subjects
 from mmssl.data.sources.recordings import Collection, Unit, pack_recordings, read_checksums
 from mmssl.data.sources.windows import Layout, Sensor, Stretch
 from mmssl.errors import ConfigError, DataError
@@ -90,15 +90,11 @@ def layout(seconds: float, step: float) -> Layout:
 def find_files(source: str) -> dict[str, Path]:
     """The recordings of the protocol by subject. Raises DataError where there are none."""
     folder = source_folder(source)
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*.dat")):
-        match = FILE.match(path.name)
-        if match and path.parent.name != "Optional" and found.setdefault(match[1], path) != path:
-            raise DataError(f"{path}: is there twice, also as {found[match[1]]}; give the folder of one of them")
+    found = find_once(folder, "*.dat", lambda path: match[1] if path.parent.name != "Optional" and (
+        match := FILE.match(path.name)) else None)
     if not found:
-        zips = ", ".join(sorted(p.name for p in folder.rglob("*.zip"))[:3])
         raise DataError(f"{folder}: holds no Protocol/subject1??.dat; expected the unpacked PAMAP2 (UCI data set 231)"
-                        + (f"; unpack {zips} first" if zips else ""))
+                        + still_zipped(folder, "pamap2"))
     return found
 
 

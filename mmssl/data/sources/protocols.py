@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from mmssl.data.folds import SplitRule, by_name
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import nearest
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def chosen_rule(usual: SplitRule, test: Sequence[str], val: Sequence[str], folds: Literal["each"] | int | None,
@@ -74,3 +76,30 @@ def source_folder(source: str) -> Path:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; give the folder of the unpacked download with --source")
     return path
+
+
+def find_once(folder: Path, pattern: str, key: Callable[[Path], Key | None]) -> dict[Key, Path]:
+    """The files of a pattern anywhere in a folder by what they are, None for a file that does not count.
+
+    Raises:
+        DataError: two files of one key.
+    """
+    found: dict[Key, Path] = {}
+    for path in sorted(folder.rglob(pattern)):
+        name = key(path)
+        if name is not None and found.setdefault(name, path) != path:
+            raise DataError(f"{path}: is there twice, also as {found[name]}; give the folder of one of them")
+    return found
+
+
+def still_zipped(folder: Path, word: str) -> str:
+    """The end of a message on a folder in which nothing was found: the zip that may hold it; "" where there is none.
+
+    Args:
+        word: in lower case, that the name of the download has.
+    """
+    zips = sorted(path.name for path in folder.rglob("*.zip"))
+    fitting = [name for name in zips if word in name.lower()]
+    if fitting:
+        return f"; unpack {', '.join(fitting[:3])} first"
+    return f"; if the download is among its zips ({', '.join(zips[:3])}), unpack it first" if zips else ""

@@ -3,95 +3,57 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmssl.data.files import list_splits
-from mmssl.data.folds import SplitRule, by_name, deal
+from mmssl.data.folds import by_name, deal
 from mmssl.data.groups import GroupInfo
 from mmssl.data.progress import progress_line
 from mmssl.data.schema import Manifest
-from mmssl.data.shards import ShardWriter, index_path
+from mmssl.data.shards import ShardWriter
+from mmssl.data.sources.attempts import ALL, ANEW, fresh, hold, read_hash
+from mmssl.data.sources.collection import Collection, Unit, few
 from mmssl.data.sources.folder import PackFolder
 from mmssl.data.sources.packer import LEFT_OUT, PackReport
-from mmssl.data.sources.windows import Layout, Stretch, Tally, records, slug
-from mmssl.data.survey import hash_file, survey
+from mmssl.data.sources.windows import Layout, Tally, records
+from mmssl.data.survey import survey
 from mmssl.errors import ConfigError, DataError
 
-#: Name of the stored split that holds every record.
-ALL = "all"
 SHARD_RECORDS = 500
 SHARD_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One recording: what is read at a time, and what an interrupted packing reads again at most.
-
-    Args:
-        name: in messages and keys; each its own.
-        group: subject.
-        files: raw files by the name that the manifest gives them.
-        read: called with a list for lines on what it leaves out; gives the stretches in order, and may raise DataError.
-    """
-
-    name: str
-    group: str
-    files: Mapping[str, Path]
-    read: Callable[[list[str]], Iterator[Stretch]]
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Recordings that become one data set.
-
-    Args:
-        source: name of the packer.
-        layout: of its records.
-        units: its recordings, in the order in which they will stand.
-        rule: given the groups there are, which train, validate and test unless a recipe says otherwise. Asked before
-            packing and after it, since a recording may turn out to be unreadable.
-        settings: whatever else the records depend on, as JSON values.
-        notes: licence and origin, for people.
-        checksums: SHA-256 in hex that files must have, by their name or the end of it.
-        messages: lines for people, e.g. what was not found.
-    """
-
-    source: str
-    layout: Layout
-    units: list[Unit]
-    rule: Callable[[Sequence[str]], SplitRule]
-    settings: dict[str, Any] = field(default_factory=dict)
-    notes: str = ""
-    checksums: dict[str, str] = field(default_factory=dict)
-    messages: list[str] = field(default_factory=list)
 
 
 def pack_recordings(collection: Collection, out: str | Path) -> PackReport:
     """Write a collection as shards and describe them. Interrupted, the same call goes on; done, it only deals anew.
 
-    The result does not depend on interruptions: shards, manifest and reports are equal byte for byte.
+    The result does not depend on interruptions: shards, manifest and reports are equal byte for byte. A recording of
+    which nothing could be packed is tried again by every call, and one that was not there before is added: their
+    windows stand after those that are there.
 
     Raises:
-        ConfigError: a split that does not fit the groups, or `out` holds something else.
-        DataError: not one window could be made. StorageError: the disk refuses.
+        ConfigError: a split that does not fit the groups, a list of checksums that names none of the files, or `out`
+            holds something else.
+        DataError: not one window could be made, or `out` holds windows of files with other checksums than the list
+            says. StorageError: the disk refuses.
     """
-    begun, units = time.monotonic(), collection.units
-    groups = by_name({unit.group for unit in units})
+    begun, collection = time.monotonic(), collection.named_apart()
+    groups, unlisted = by_name({unit.group for unit in collection.units}), collection.unlisted()
     deal(collection.rule(groups), groups, "split")  # what cannot be dealt is said before hours of work
-    recipe = {"source": collection.source, "settings": collection.settings, "layout": asdict(collection.layout),
-              "files": {name: path.stat().st_size for unit in units for name, path in unit.files.items()}}
-    with PackFolder(out, recipe, {"tallies": {}, "shards": 0, "at": None}) as folder:
+    recipe = {"source": collection.source, "settings": collection.settings, "layout": asdict(collection.layout)}
+    with PackFolder(out, recipe, fresh()) as folder:
+        hold(folder, collection)
         kept = _write(folder, collection)
-        tallies = {unit.name: _tally(folder.state["tallies"][unit.name]) for unit in units}
+        tallies = {unit.name: _tally(folder.state["tallies"][unit.name]) for unit in collection.units}
         bad = [line for tally in tallies.values() for line in tally.bad]
         report = PackReport(folder.root, kept=kept, bad=bad).close(begun)
         manifest = _describe(folder.root, collection, tallies)
         report.records = {split: sum(manifest.groups[g].records for g in groups)
                           for split, groups in manifest.assignment.items() if groups}
-        report.notes = [*collection.messages, *_lacking(collection.layout, tallies), _split_line(manifest)]
+        report.notes = [*collection.messages, *_lacking(collection.layout, tallies),
+                        *([f"not in the list of checksums: {few(unlisted)}"] if unlisted else []),
+                        *_split_lines(manifest, groups)]
     return report
 
 
@@ -109,27 +71,34 @@ def read_checksums(path: str | None) -> dict[str, str]:
 
 def _write(folder: PackFolder, collection: Collection) -> int:
     """Write what is not there yet; the number of records that were. The state is saved with each shard."""
-    state = folder.state
-    _drop_unknown(folder)
+    state, units = folder.state, collection.units
     skip = dict([state["at"]] if state["at"] else [])
-    kept = sum(row["info"]["records"] for row in state["tallies"].values()) + sum(skip.values())
-    sizes = [sum(path.stat().st_size for path in unit.files.values()) for unit in collection.units]
-    show, done, hashes = progress_line(f"packing {folder.root}"), 0, {}
+    there = {name: row["info"]["records"] for name, row in state["tallies"].items()}
+    # the one that was interrupted comes first, so that its records stay together
+    todo = sorted((unit for unit in units if not there.get(unit.name)), key=lambda unit: unit.name not in skip)
+    sizes = {unit.name: unit.sizes() for unit in units}
+    bytes_of = {name: sum(row.values()) for name, row in sizes.items()}
+    everything, left = sum(bytes_of.values()), sum(bytes_of[unit.name] for unit in todo)
+    show, hashes = progress_line(f"packing {folder.root}"), {}
     with ShardWriter(folder.stage, ALL, SHARD_BYTES, SHARD_RECORDS) as writer:
-        for unit, size in zip(collection.units, sizes, strict=True):
-            if unit.name not in state["tallies"]:
-                tally = Tally()
-                for number, (key, files) in enumerate(_records(unit, collection, tally, hashes)):
-                    if number >= skip.get(unit.name, 0):
-                        writer.add(key, files)
-                        _publish(folder, writer, [unit.name, number + 1])
-                state["tallies"][unit.name] = asdict(tally)
-            done += size
-            show(done, sum(sizes))
+        for unit in todo:
+            tally, number, before = Tally(), 0, skip.get(unit.name, 0)
+            state["files"][unit.name] = sizes[unit.name]
+            for number, (key, files) in enumerate(_records(unit, collection, tally, hashes), 1):
+                if number > before:
+                    writer.add(key, files)
+                    _publish(folder, writer, [unit.name, number])
+            if number < before:
+                why = f"{folder.root}: holds {before} windows of {unit.name}, of which {number} can be made now; {ANEW}"
+                raise DataError("\n".join([*tally.bad, why]))
+            state["tallies"][unit.name] = asdict(tally)
+            left -= bytes_of[unit.name]
+            show(everything - left, everything)
     _publish(folder, writer, None)
-    state["at"] = None
+    state |= {"tallies": {unit.name: state["tallies"][unit.name] for unit in units},
+              "files": {unit.name: state["files"][unit.name] for unit in units}, "at": None}
     folder.save()
-    return kept
+    return sum(there.values()) + sum(skip.values())
 
 
 def _records(unit: Unit, collection: Collection, tally: Tally, hashes: dict[Path, str]
@@ -138,29 +107,39 @@ def _records(unit: Unit, collection: Collection, tally: Tally, hashes: dict[Path
 
     `hashes` keeps the SHA-256 of files that were read already: many recordings may lie in one.
     """
-    number = 0
+    number, longest = 0, None
     try:
         for name, path in unit.files.items():
             if path not in hashes:
-                hashes[path] = hash_file(path)
-            tally.files[name] = _checked(hashes[path], name, path, collection.checksums)
+                hashes[path] = read_hash(path)
+            tally.files[name] = _checked(hashes[path], path, collection.wanted(name))
         for stretch in unit.read(tally.bad):
+            longest = max(longest or 0.0, stretch.end - max(stretch.start, 0.0))
             for files in records(stretch, collection.layout, unit.group, tally):
                 if files is not None:
-                    yield f"{slug(unit.name)}-w{number:05d}", files
+                    yield f"{unit.key}-w{number:05d}", files
                 number += 1
+        if not number:
+            tally.bad.append(f"{unit.name}: {_no_window(collection.layout, longest)}")
     except DataError as error:
         tally.bad.append(f"{unit.name}: {error}")
+        tally.broke = True
     if tally.empty:
         tally.bad.append(f"{unit.name}: {tally.empty} windows in which no sensor has values throughout")
 
 
-def _checked(digest: str, name: str, path: Path, checksums: Mapping[str, str]) -> str:
-    wanted = next((sha for listed, sha in checksums.items() if f"/{name}".endswith(f"/{listed}")
-                   or f"/{listed}".endswith(f"/{name}")), digest)
-    if digest != wanted:
-        raise DataError(f"{path}: sha256 is {digest}, the list of checksums says {wanted}; download it again")
+def _checked(digest: str, path: Path, wanted: list[str]) -> str:
+    if wanted and digest not in wanted:
+        raise DataError(f"{path}: sha256 is {digest}, the list of checksums says {' or '.join(wanted)}; download it "
+                        f"again")
     return digest
+
+
+def _no_window(layout: Layout, longest: float | None) -> str:
+    """Why a recording gave none, from the seconds of its longest stretch; None: it has no stretch."""
+    what = "stretch with a label" if layout.label else "stretch"
+    return f"there is no {what}" if longest is None else (
+        f"no {what} holds a window of {layout.seconds:g} s; the longest has {longest:g} s")
 
 
 def _publish(folder: PackFolder, writer: ShardWriter, at: list[Any] | None) -> None:
@@ -171,13 +150,6 @@ def _publish(folder: PackFolder, writer: ShardWriter, at: list[Any] | None) -> N
             folder.publish(path, f"{ALL}-{state['shards']:06d}.tar")
             state["shards"], state["at"] = state["shards"] + 1, at
             folder.save()
-
-
-def _drop_unknown(folder: PackFolder) -> None:
-    """Remove a shard that was moved here by an attempt which did not live to write it down; it is made again."""
-    for path in list_splits(folder.root).get(ALL, [])[folder.state["shards"]:]:
-        path.unlink()
-        index_path(path).unlink(missing_ok=True)
 
 
 def _tally(row: Mapping[str, Any]) -> Tally:
@@ -208,6 +180,11 @@ def _lacking(layout: Layout, tallies: Mapping[str, Tally]) -> list[str]:
     return [f"{name} is missing from {n} of {total} windows" for name, n in counts.items() if n]
 
 
-def _split_line(manifest: Manifest) -> str:
-    shown = [f"{split} {', '.join(groups)}" for split, groups in reversed(manifest.assignment.items()) if groups]
-    return f"split by subject: {'; '.join(shown)} (change it in a recipe with data.split)"
+def _split_lines(manifest: Manifest, groups: Sequence[str]) -> list[str]:
+    """Who is in which split; before it, who of the groups that were to be packed is in none."""
+    shown = [f"{split} {', '.join(names)}" for split, names in reversed(manifest.assignment.items()) if names]
+    there = manifest.all_groups()
+    lost = [name for name in groups if name not in there]
+    without = [f"of subject {', '.join(lost)} nothing could be packed; the split is dealt among {len(there)} others"]
+    return [*(without if lost else []),
+            f"split by subject: {'; '.join(shown)} (change it in a recipe with data.split)"]

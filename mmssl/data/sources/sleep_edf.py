@@ -16,7 +16,7 @@ from typing import Literal
 from mmssl.data.folds import SplitRule
 from mmssl.data.sources.edf import EdfFile, EdfSignal
 from mmssl.data.sources.packer import PackReport
-from mmssl.data.sources.protocols import chosen_rule, source_folder, wanted_subjects
+from mmssl.data.sources.protocols import chosen_rule, find_once, source_folder, still_zipped, wanted_subjects
 from mmssl.data.sources.recordings import Collection, Unit, pack_recordings, read_checksums
 from mmssl.data.sources.resample import Joined, Resampled, Signal
 from mmssl.data.sources.windows import Layout, Sensor, Stretch
@@ -99,17 +99,13 @@ def pack_sleep_edf(source: str, out: str, study: Literal["cassette", "telemetry"
 def find_nights(source: str, study: str) -> list[Night]:
     """The recordings of a study, by name. Raises DataError where there are none."""
     folder, (letters, shape) = source_folder(source), STUDIES[study]
-    found: dict[str, dict[str, Path]] = {}
-    for path in sorted(folder.rglob("*.edf")):
-        match = shape.match(path.name)
-        if match and found.setdefault(match["night"], {}).setdefault(match["kind"], path) != path:
-            raise DataError(f"{path}: is there twice, also as {found[match['night']][match['kind']]}; give the folder "
-                            f"of one of them")
-    if not found:
+    files = find_once(folder, "*.edf", lambda path: match.group("night", "kind") if (match := shape.match(path.name))
+                      else None)
+    if not files:
         raise DataError(f"{folder}: holds no {letters}*-PSG.edf; expected the {study} study of Sleep-EDF Expanded "
-                        f"(PhysioNet, sleep-edfx 1.0.0)")
-    return [Night(name, f"{letters}{name[3:5]}", files.get("PSG"), files.get("Hypnogram"))
-            for name, files in sorted(found.items())]
+                        f"(PhysioNet, sleep-edfx 1.0.0){still_zipped(folder, 'sleep')}")
+    return [Night(name, f"{letters}{name[3:5]}", files.get((name, "PSG")), files.get((name, "Hypnogram")))
+            for name in sorted({name for name, _ in files})]
 
 
 def stretches(night: Night, layout: Layout, wake_minutes: float | None, notes: list[str]) -> Iterator[Stretch]:

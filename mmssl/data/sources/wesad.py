@@ -16,7 +16,7 @@ import numpy as np
 
 from mmssl.data.folds import SplitRule
 from mmssl.data.sources.packer import PackReport
-from mmssl.data.sources.protocols import chosen_rule, source_folder, wanted_subjects
+from mmssl.data.sources.protocols import chosen_rule, find_once, source_folder, still_zipped, wanted_subjects
 from mmssl.data.sources.recordings import Collection, Unit, pack_recordings, read_checksums
 from mmssl.data.sources.resample import Resampled
 from mmssl.data.sources.windows import Layout, Sensor, Stretch, runs
@@ -63,9 +63,10 @@ def pack_wesad(source: str, out: str, subjects: list[str] = [], seconds: float =
     if min(seconds, step, rate) <= 0:
         raise ConfigError(f"--seconds {seconds:g}, --step {step:g}, --rate {rate:g}: expected positive numbers")
     folder = source_folder(source)
-    files = {path.stem: path for path in sorted(folder.rglob("S*.pkl")) if FILE.match(path.name)}
+    files = find_once(folder, "S*.pkl", lambda path: path.stem if FILE.match(path.name) else None)
     if not files:
-        raise DataError(f"{folder}: holds no S2/S2.pkl or the like; expected the unpacked WESAD (UCI data set 465)")
+        raise DataError(f"{folder}: holds no S2/S2.pkl or the like; expected the unpacked WESAD (UCI data set 465)"
+                        + still_zipped(folder, "wesad"))
     names = wanted_subjects(list(files), subjects)
     units = [Unit(name, name, {str(files[name].relative_to(folder)): files[name]},
                   lambda notes, path=files[name]: stretches(path, rate, notes)) for name in names]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -96,6 +98,7 @@ class Tally:
         empty: windows without any, which are left out.
         bad: one line for each thing that was left out.
         files: SHA-256 by raw file.
+        broke: an error ended its reading.
     """
 
     info: GroupInfo = field(default_factory=GroupInfo)
@@ -103,6 +106,7 @@ class Tally:
     empty: int = 0
     bad: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    broke: bool = False
 
 
 def records(stretch: Stretch, layout: Layout, group: str, tally: Tally) -> Iterator[dict[str, bytes] | None]:
@@ -142,6 +146,13 @@ def runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
     yield from zip([0, *edges.tolist()], [*edges.tolist(), len(values)])
 
 
-def slug(name: str) -> str:
-    """A name as part of a key: letters, digits, "-" and "_"."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60]
+def slug(name: str, group: str) -> str:
+    """What a recording's keys begin with: its name, where that is up to 60 letters, digits, "-" and "_".
+
+    Else what is left of the name and a hash of group and name, so that names that come to look alike stay apart.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60]
+    if plain == name and not name.startswith("__"):  # which begins no key
+        return name
+    digest = hashlib.sha256(json.dumps([group, name]).encode()).hexdigest()[:8]
+    return f"{plain[:51].strip('_-')}-{digest}".lstrip("-")
