@@ -27,7 +27,7 @@ def write_edf(path, seed, seconds=60):
     parts = [("ECG", 250, "uV", 500), ("belly", 25, "V", 2), ("chest", 25, "V", 2)]
     signals = [edfio.EdfSignal(rng.uniform(-size, size, seconds * rate), rate, label=label, physical_dimension=unit,
                                physical_range=(-size, size)) for label, rate, unit, size in parts]
-    rows = ((1, 9, "calm"), (10, None, "sums"), (21.3, 12, "sums2"), (40, 2, "a door"))
+    rows = ((0.3, 9.7, "calm"), (10, None, "sums"), (21.3, 12, "sums2"), (40, 2, "a door"))
     notes = [edfio.EdfAnnotation(*row) for row in rows]
     path.parent.mkdir(exist_ok=True)
     edfio.Edf(signals, annotations=notes).write(path)
@@ -41,7 +41,7 @@ def test_edf_files_with_annotations_units_and_another_rate(tmp_path):
     report = pack_signals(str(tmp_path / "raw"), str(tmp_path / "raw.yaml"), str(tmp_path / "out"))
     found = Manifest.load(tmp_path / "out")
     assert found.assignment == {"train": ["p1"], "val": ["p10"], "test": ["p2"]} and not report.bad
-    starts = [(1, 0), (5, 0), (10, 1), (14, 1), (21.3, 1), (25.3, 1), (29.3, 1)]  # "sums" holds until "sums2" begins
+    starts = [(0.3, 0), (4.3, 0), *((start, 1) for start in range(10, 30, 4))]  # "sums" holds until "sums2" begins
     found = records(tmp_path / "out", "state")
     assert len(found) == 4 * len(starts)
     for name, signals in written.items():
@@ -83,7 +83,7 @@ def test_an_edf_file_cut_in_half_keeps_its_windows_and_one_that_is_none_is_liste
     (tmp_path / "raw" / "p3_a.edf").write_bytes(b"nothing")
     (tmp_path / "raw.yaml").write_text(EDF.replace("{folds: each, fold: 1, val: 1}", "{test: [p2]}"))
     report = pack_signals(str(tmp_path / "raw"), str(tmp_path / "raw.yaml"), str(tmp_path / "out"))
-    assert report.records == {"train": 4, "test": 7} and len(report.bad) == 2  # 18 s: windows at 1, 5, 10 and 14
+    assert report.records == {"train": 4, "test": 7} and len(report.bad) == 2  # 18 s: windows at 0.3, 4.3, 10 and 14
     assert "p1_a.edf: shorter than its header says; 18 s" in report.bad[0] and "p3-a: " in report.bad[1]
 
 

@@ -1,5 +1,6 @@
 """The packer of sensor arrays: windows inside one label, sensors that agree in time, statistics of training."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from real_data import REAL, needs
 
 from mmssl.data import Split, codecs, schema
+from mmssl.data.groups import Moments
 from mmssl.data.labels import parse_labels
 from mmssl.data.sources import pack_signals
-from mmssl.data.sources.stores import NpzStore
+from mmssl.data.sources.standardise import Standardised
+from mmssl.data.sources.stores import FolderStore, NpzStore
 from mmssl.errors import ConfigError, DataError
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -139,13 +142,14 @@ def test_a_sensor_with_values_that_are_no_numbers_is_missing_from_its_window(sen
 
 @pytest.mark.parametrize("old, new, error, words", [
     ("rate: 8", "rate: quick", ConfigError, "modalities.pulse.rate: expected float"),
+    ("rate: 1, classes", "rate: 0, classes", ConfigError, "label.rate: expected a positive number of Hz, got 0"),
     ("channels: [x, y]", "channels: [x]", ConfigError, "1 channels but 2 units"),
     ("seconds: 3", "second: 3", ConfigError, "did you mean 'seconds'"),
     ("test: [c]", "test: [d]", ConfigError, "no group is called 'd'; known: a, b, c"),
     ("test: [c]", "tets: [c]", ConfigError, "split.tets: no such setting; did you mean 'test'"),
     ("test: [c]", "test: [b]", ConfigError, "group 'b' is in test and in val; keep one"),
     ("1: stress}", "2: stress}", ConfigError, "label 1 is neither in label.classes nor in label.drop"),
-    ('_move", rate', '_mov", rate', DataError, "no array 'a_mov'; did you mean 'a_move'"),
+    ('_move", rate', '_mov", rate', DataError, "nothing fits '{subject}_mov', the key of move; did you mean 'a_move'"),
     ("channels: [pulse], units: [V]", "channels: [p, q], units: [V, V]", DataError, "has 1 columns, but"),
     ("seconds: 3", "seconds: 30", DataError, "a: no stretch with a label holds a window of 30 s; the longest has 8 s"),
 ])
@@ -216,9 +220,68 @@ def test_npz_never_unpickles(tmp_path):
     np.savez(tmp_path / "raw.npz", a=np.array([{}], dtype=object))
     with pytest.raises(DataError, match="array 'a' cannot be read"):
         NpzStore(tmp_path / "raw.npz").read("a")
-    (tmp_path / "text.npz").write_text("no zip")
-    with pytest.raises(DataError, match="not a readable npz"):
-        NpzStore(tmp_path / "text.npz")
+
+
+@pytest.mark.parametrize("part", [0, 0.5, None])
+def test_npz_files_that_are_none(tmp_path, part):
+    np.savez(tmp_path / "raw.npz", a=np.arange(100))
+    whole = (tmp_path / "raw.npz").read_bytes()
+    (tmp_path / "raw.npz").write_bytes(b"no zip" if part is None else whole[:int(part * len(whole))])
+    with pytest.raises(DataError, match=r"raw.npz: not a readable npz file \(.*copy it again"):
+        NpzStore(tmp_path / "raw.npz")
+
+
+@pytest.mark.parametrize("values", [np.full(160, 1j), np.full(160, "1"), np.arange(160).astype("M8[s]")])
+def test_signals_that_are_no_real_numbers_are_left_out(sensors, values):
+    folder, arrays, _ = sensors
+    np.savez(folder / "raw.npz", **arrays | {"a_pulse": values, "d_pulse": arrays["a_pulse"],
+                                             "d_state": arrays["a_state"]})
+    report = pack_signals(str(folder / "raw.npz"), str(folder / "raw.yaml"), str(folder / "out"))
+    assert report.records == {"train": 7, "val": 7, "test": 7}
+    assert f"array 'a_pulse' has values of type {values.dtype}; expected whole or floating" in report.bad[0]
+
+
+def test_labels_as_texts(sensors):
+    folder, arrays, labels = sensors
+    for s in "abc":
+        arrays[f"{s}_state"] = np.array(["lost", "calm", "stress"])[labels + 1]
+    np.savez(folder / "raw.npz", **arrays)
+    (folder / "raw.yaml").write_text(DESCRIPTION.replace("{0: rest, 1: stress}, drop: [-1]",
+                                                         "{calm: rest, stress: stress}, drop: [lost]"))
+    assert pack_signals(str(folder / "raw.npz"), str(folder / "raw.yaml"), str(folder / "out")).records["train"] == 7
+    found = [parse_labels(files["labels.json"])[0]["state"] for files in records(folder / "out", "train").values()]
+    assert found == [label for _, label in windows_by_hand(labels, 3, 2)]
+
+
+@pytest.mark.parametrize("offsets", [["0", "20"], [0, 9.5, 20], []])
+def test_positions_of_recordings_that_are_none(tmp_path, offsets):
+    np.savez(tmp_path / "raw.npz", signal=np.arange(20.0), offsets=np.array(offsets), who=[1])
+    (tmp_path / "raw.yaml").write_text("modalities: {a: {key: signal, rate: 5, channels: [a], units: [g]}}\n"
+                                       "recordings: {offsets: offsets, subject: who}\n"
+                                       "window: {seconds: 2, step: 1}\nsplit: {}\n")
+    with pytest.raises(DataError, match=r"'offsets' holds . values of type .*; expected whole numbers"):
+        pack_signals(str(tmp_path / "raw.npz"), str(tmp_path / "raw.yaml"), str(tmp_path / "out"))
+
+
+def test_a_csv_file_is_not_much_larger_in_memory_than_its_numbers(tmp_path):
+    values = np.random.default_rng(0).normal(size=(20_000, 4)).round(3)
+    np.savetxt(tmp_path / "a.csv", values, delimiter=",", header="a,b,c,d", comments="", fmt="%.3f")
+    store = FolderStore(tmp_path / "a.csv")
+    tracemalloc.start()
+    found = store.read("a.csv")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, values)
+    assert peak < 1.5 * values.nbytes
+
+
+def test_a_constant_channel_is_zeros_in_units_of_its_deviation():
+    for constant in (np.full((10007, 1), 0.1), np.full((300_000, 3), 0.1),
+                     np.where(np.arange(10007) % 2, 0.3, 0.1 + 0.2)[:, None]):  # apart by one bit
+        assert np.abs(Standardised(constant)[0:500]).max() < 1e-15
+    assert Moments.of(np.full((3, 10007), 0.1)).std.tolist() == [1, 1, 1]
+    small = 1e8 + 1e-3 * np.random.default_rng(0).normal(size=(1, 10_000))
+    np.testing.assert_allclose(Moments.of(small).std, small.std(axis=1))  # small beside the mean, but no rounding
 
 
 @pytest.mark.slow

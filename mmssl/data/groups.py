@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+#: Deviation in parts of the mean up to which a channel is constant.
+ROUNDING = 4 * np.finfo(np.float64).eps
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -29,7 +32,8 @@ class Moments:
     def of(cls, x: Float[np.ndarray, "C T"]) -> Moments:
         """Of one window (C, T)."""
         x = x.astype(np.float64)
-        mean = x.mean(axis=1)
+        first = x[:, :1]  # what a channel begins with; the mean of a constant one is then exactly that
+        mean = first[:, 0] + (x - first).mean(axis=1)
         return cls(x.shape[1], mean, ((x - mean[:, None]) ** 2).sum(axis=1))
 
     def __add__(self, other: Moments) -> Moments:
@@ -39,9 +43,12 @@ class Moments:
 
     @property
     def std(self) -> np.ndarray:
-        """(C,) population standard deviation; 1 where a channel is constant, so that it can divide."""
+        """(C,) population standard deviation; 1 where a channel is constant, so that it can divide.
+
+        What differs in the last bits of float64 only is constant: that is rounding, no signal.
+        """
         std = np.sqrt(self.squares / self.count)
-        return np.where(std > 0, std, 1.0)
+        return np.where(std > ROUNDING * np.abs(self.mean), std, 1.0)
 
     def as_json(self) -> list[Any]:
         """[count, means, squares], which `from_json` reads back bit for bit."""

@@ -175,6 +175,8 @@ def _description(raw: Mapping[str, Any], problems: list[str]) -> Description:
         problems += error.problems
     parts = {name: _part(kind, raw[name], name, problems) if name in raw else None
              for name, kind in (("label", LabelInfo), ("recordings", RecordingInfo))}
+    if parts["label"] is not None and parts["label"].rate is not None and parts["label"].rate <= 0:
+        problems.append(f"label.rate: expected a positive number of Hz, got {parts['label'].rate:g}")
     return Description(modalities=modalities, window=window, split=split, **parts, **plain)
 
 

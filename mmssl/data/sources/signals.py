@@ -10,17 +10,22 @@ from functools import cache, partial
 import numpy as np
 
 from mmssl.data.folds import by_name
+from mmssl.data.sources.clocks import Later, Start, differ, to_cut, uneven
 from mmssl.data.sources.description import Description, SignalInfo, load_description
 from mmssl.data.sources.packer import PackReport
 from mmssl.data.sources.recordings import Collection, Unit, pack_recordings, read_checksums
 from mmssl.data.sources.resample import Resampled, Signal
+from mmssl.data.sources.spans import Labels, find_spans
 from mmssl.data.sources.standardise import Standardised
 from mmssl.data.sources.stores import FolderStore, NpzStore, open_store
-from mmssl.data.sources.windows import Layout, Sensor, Stretch, runs
+from mmssl.data.sources.windows import Layout, Sensor, Stretch
 from mmssl.errors import ConfigError, DataError
-from mmssl.registry import SOURCES
+from mmssl.registry import SOURCES, nearest
 
 Store = NpzStore | FolderStore
+PLACEHOLDER = re.compile(r"\{subject\}|\{recording\}")
+#: The labels beside the modalities; no modality is called so.
+LABELS = "the labels"
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,11 @@ class Place:
 def pack_signals(source: str, description: str, out: str, checksums: str | None = None) -> PackReport:
     """Pack the signals of wearable or bedside sensors, window by window, with the subject of each.
 
-    A window never crosses a change of label or the end of a recording; all its sensors start at the same time. A
-    sensor with values that are not numbers is missing from its window. Records are stored once for all subjects; the
-    description's split is the one that is used unless a recipe says another (`data.split`). A recording that cannot be
-    read is listed and left out. Interrupted, the same call goes on where it stopped.
+    A window never crosses a change of class or the end of a recording; all its sensors start at the same time, which
+    is that in their headers where files have one. A sensor with values that are not numbers is missing from its window,
+    one whose file or array is not there from all windows of its recording. Records are stored once for all subjects;
+    the description's split is the one that is used unless a recipe says another (`data.split`). A recording that cannot
+    be read is listed and left out. Interrupted, the same call goes on where it stopped.
 
     Args:
         source: an npz file, a CSV file, or a folder of CSV, EDF (extra `edf`) or WFDB files (extra `wfdb`).
@@ -75,7 +81,7 @@ def pack_signals(source: str, description: str, out: str, checksums: str | None 
 
 
 def units_of(store: Store, plan: Description) -> list[Unit]:
-    """One recording for each place that the keys fit."""
+    """One recording for each place that a key fits."""
     keys = [info.key for info in plan.modalities.values()] + ([plan.label.key] if plan.label else [])
     units = []
     for place in find_places(store, plan):
@@ -87,34 +93,85 @@ def units_of(store: Store, plan: Description) -> list[Unit]:
 
 
 def find_places(store: Store, plan: Description) -> list[Place]:
-    """The subjects, and recordings of each, for whom a store has the first modality. DataError where none fits."""
-    key = next(iter(plan.modalities.values())).key
-    if "{subject}" not in key:
-        return [Place("all")]
+    """The subjects, and recordings of each, for whom a store has at least one modality, or the labels.
+
+    A name that fits several keys belongs to the one with the most text of its own: "a_eda.csv" to "{subject}_eda.csv"
+    rather than to "{subject}.csv".
+
+    Raises:
+        DataError: nothing fits the key of a modality, or a subject that is asked for.
+    """
+    keys = {info.key for info in plan.modalities.values()} | ({plan.label.key} if plan.label else set())
+    own = {key: len(PLACEHOLDER.sub("", key)) for key in keys}
+    fitting, found = set(), set()
+    for name in store.names:
+        matches = {key: match for key in keys if (match := _shape(key).fullmatch(name))}
+        most = max((own[key] for key in matches), default=0)
+        closest = {key: match.groupdict("") for key, match in matches.items() if own[key] == most}
+        fitting |= closest.keys()
+        found |= {Place(**groups) for groups in closest.values() if "subject" in groups}
+    known = {place.subject for place in found if place.recording}
+    found = {place for place in found if place.recording or place.subject not in known} or {Place("all")}
+    for modality, info in plan.modalities.items():
+        if info.key not in fitting:
+            example = min(found, key=lambda place: place.name).key(info.key)
+            raise DataError(f"{store.path}: nothing fits '{info.key}', the key of {modality}"
+                            f"{nearest(example, store.names)}; it has {', '.join(store.names[:8])}")
+    wanted = plan.subjects if plan.subjects is not None else by_name({place.subject for place in found})
+    unknown = sorted(set(wanted) - {place.subject for place in found})
+    if unknown:
+        raise DataError(f"{store.path}: no key fits anything of subject {', '.join(unknown)}")
+    return [place for subject in wanted for place in sorted(found, key=lambda place: place.recording)
+            if place.subject == subject]
+
+
+@cache
+def _shape(key: str) -> re.Pattern[str]:
+    """What the names look like that a key with placeholders fits."""
     shape = re.escape(key).replace(r"\{subject\}", "(?P<subject>[^/]+?)", 1).replace(r"\{subject\}", "(?P=subject)")
     shape = shape.replace(r"\{recording\}", "(?P<recording>[^/]+)", 1).replace(r"\{recording\}", "(?P=recording)")
-    found = {name: Place(**match.groupdict("")) for name in store.names if (match := re.fullmatch(shape, name))}
-    if not found:
-        raise DataError(f"{store.path}: nothing fits '{key}'; it has {', '.join(store.names[:8])}")
-    wanted = plan.subjects if plan.subjects is not None else by_name({p.subject for p in found.values()})
-    unknown = sorted(set(wanted) - {p.subject for p in found.values()})
-    if unknown:
-        raise DataError(f"{store.path}: nothing fits '{key}' for subject {', '.join(unknown)}")
-    return [place for subject in wanted for _, place in sorted(found.items()) if place.subject == subject]
+    return re.compile(shape)
 
 
 def stretches(store: Store, plan: Description, place: Place, notes: list[str]) -> Iterator[Stretch]:
-    """The stretches of one label in one recording; `notes` gets a line where a file is shorter than it says."""
-    signals = {name: as_stored(read_signal(store, info, place.key(info.key)), info)
-               for name, info in plan.modalities.items()}
+    """The stretches of one class in one recording; `notes` gets a line for each thing that is not there or left out.
+
+    Raises:
+        DataError: not one modality is there, or what is there cannot be read or laid side by side.
+    """
+    keys = {name: place.key(info.key) for name, info in plan.modalities.items()}
+    here = {name: key for name, key in keys.items() if key in store.names}
+    if not here:
+        raise DataError(f"there is none of {', '.join(dict.fromkeys(keys.values()))}")
+    notes += [f"{place.name}: there is no {key}, so {name} is missing from all its windows"
+              for name, key in keys.items() if name not in here]
+    signals, starts = {}, {}
+    for name, key in here.items():
+        signals[name] = read_signal(store, plan.modalities[name], key)
+        starts[name] = Start(key, store.begins(key))
     labels = read_labels(store, plan, place)
+    if labels is not None and not labels.whole:
+        key = place.key(plan.label.key)
+        starts[LABELS] = Start(key, store.begins(key))
     notes += store.take_notes()
-    yield from labelled(signals, labels, plan, place.name)
+    if differ(starts):
+        rates = {name: plan.modalities[name].rate for name in signals}
+        cut = to_cut(starts, signals, rates)
+        signals = {name: Later(signal, round(cut[name] * rates[name])) for name, signal in signals.items()}
+        labels = labels.later(cut[LABELS]) if LABELS in cut else labels
+        notes += [f"{place.name}: {starts[name].file} begins {cut[name]:g} s before the last signal does; so much of "
+                  f"{name} is left out" for name in signals if cut[name] > 0]
+    yield from labelled({name: as_stored(signal, plan.modalities[name]) for name, signal in signals.items()}, labels,
+                        plan, place.name, notes)
 
 
 def joined_units(store: Store, plan: Description) -> list[Unit]:
     """One recording for each part of arrays in which they stand one after the other."""
-    offsets = one_column(store.read(plan.recordings.offsets), plan.recordings.offsets).astype(int)
+    offsets = one_column(store.read(plan.recordings.offsets), plan.recordings.offsets)
+    if not len(offsets) or offsets.dtype.kind not in "iuf" or not np.array_equal(offsets, np.round(offsets)):
+        raise DataError(f"{store.path}: '{plan.recordings.offsets}' holds {len(offsets)} values of type "
+                        f"{offsets.dtype}; expected whole numbers, the positions where recordings begin")
+    offsets = offsets.astype(int)
     subjects = one_column(store.read(plan.recordings.subject), plan.recordings.subject)
 
     @cache
@@ -133,9 +190,11 @@ def joined_units(store: Store, plan: Description) -> list[Unit]:
 
     def read(number: int, name: str, notes: list[str]) -> Iterator[Stretch]:
         signals, labels = load()
+        where = f"'{plan.label.key}'" if plan.label is not None else ""
         part = slice(offsets[number], offsets[number + 1])
         yield from labelled({m: as_stored(s[part], plan.modalities[m]) for m, s in signals.items()},
-                            None if labels is None else labels[number:number + 1], plan, name)
+                            None if labels is None else Labels.of(labels[number:number + 1], None, where), plan, name,
+                            notes)
 
     names = [f"{subject}-r{number:04d}" for number, subject in enumerate(subjects)]
     return [Unit(name, str(subjects[number]), {store.path.name: store.path}, partial(read, number, name))
@@ -166,41 +225,34 @@ def one_column(array: np.ndarray, key: str) -> np.ndarray:
     return array[:, 0]
 
 
-def read_labels(store: Store, plan: Description, place: Place) -> np.ndarray | list | None:
-    """The label's values (T,), its annotations, or None where there is no label."""
+def read_labels(store: Store, plan: Description, place: Place) -> Labels | None:
+    """The labels of a recording, from annotations or from an array; None where there are to be none."""
     if plan.label is None:
         return None
     key = place.key(plan.label.key)
     annotations = store.annotations(key)
     if annotations is not None:
-        return annotations
-    return one_column(store.read(key, None if plan.label.column is None else [plan.label.column]), key)
+        return Labels(annotations)
+    values = one_column(store.read(key, None if plan.label.column is None else [plan.label.column]), key)
+    return Labels.of(values, plan.label.rate, f"'{key}'")
 
 
-def labelled(signals: dict[str, Signal], labels: np.ndarray | list | None, plan: Description, name: str
+def labelled(signals: dict[str, Signal], labels: Labels | None, plan: Description, name: str, notes: list[str]
              ) -> Iterator[Stretch]:
-    """Each longest stretch of one label that all sensors cover. Raises ConfigError at an unknown label."""
-    end = min(len(s) / plan.modalities[m].stored_rate for m, s in signals.items())
-    if labels is None:
-        yield Stretch(signals, 0.0, end)
-        return
-    for start, stop, value in spans(labels, plan, name, end):
-        number = plan.label.number(value, name)
-        if number is not None:
-            yield Stretch(signals, start, min(stop, end), number)
+    """Each longest stretch of one class that all sensors cover, and a line in `notes` where they end far apart.
 
-
-def spans(labels: np.ndarray | list, plan: Description, name: str, end: float) -> Iterator[tuple[float, float, str]]:
-    """Start and end in seconds, and value, of each run of one label; annotations hold until the next, or their end."""
-    rate = plan.label.rate
-    if isinstance(labels, list):
-        for (onset, duration, text), following in zip(labels, [*labels[1:], (end, None, "")]):
-            yield onset, following[0] if duration is None else onset + duration, text
-    elif rate is not None:
-        for first, last in runs(labels):
-            if np.isfinite(labels[first]):
-                yield first / rate, last / rate, str(int(labels[first]))
-    elif len(labels) == 1:
-        yield 0.0, end, str(int(labels[0]))
-    else:
-        raise DataError(f"'{plan.label.key}' has {len(labels)} labels for recording '{name}'; give `label.rate` in Hz")
+    Raises:
+        ConfigError: a label that is neither a class nor dropped.
+    """
+    rates = {m: plan.modalities[m].stored_rate for m in signals}
+    seconds = {m: len(signal) / rates[m] for m, signal in signals.items()}
+    end, spans = min(seconds.values()), [(0.0, min(seconds.values()), None)]
+    if labels is not None:
+        spans = find_spans(labels, plan.label, name, end, 1 / max(rates.values()), notes)
+        reach = max([stop for _, stop, _ in spans], default=0.0)
+        if labels.seconds is not None or reach > end:  # annotations may well end early
+            seconds[LABELS] = reach if labels.seconds is None else labels.seconds
+    if said := uneven(seconds, plan.window.seconds):
+        notes.append(f"{name}: {said}")
+    for start, stop, number in spans:
+        yield Stretch(signals, start, min(stop, end), number)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import datetime
+from array import array as packed
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,8 @@ class NpzStore:
         try:
             self._file = np.load(path, allow_pickle=False)
             self.names = list(self._file.files)
-        except (OSError, ValueError, AttributeError) as error:
-            raise DataError(f"{path}: not a readable npz file ({error})") from None
+        except Exception as error:  # zipfile and NumPy each have their own, e.g. for half a download or an empty file
+            raise DataError(f"{path}: not a readable npz file ({error}); it may be cut off, copy it again") from None
 
     def read(self, name: str, columns: list[str] | None = None) -> np.ndarray:
         """An array as (T, C); `columns` are column numbers. Raises DataError naming the key that is missing or bad."""
@@ -48,8 +50,15 @@ class NpzStore:
         return self.path
 
     def signal(self, name: str, info: SignalInfo) -> Signal:
-        """A modality as (T, C). Raises DataError like `read`."""
-        return self.read(name, info.columns)
+        """A modality as (T, C). Raises DataError like `read`, and for what are no real numbers."""
+        array = self.read(name, info.columns)
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{self.path}: array '{name}' has values of type {array.dtype}; expected whole or floating "
+                            f"numbers, save it again as these")
+        return array
+
+    def begins(self, name: str) -> None:
+        """An npz file does not say when."""
 
     def annotations(self, name: str) -> None:
         """An npz file has none."""
@@ -99,10 +108,9 @@ class FolderStore:
         Raises:
             DataError: no such file or channel, or one at another rate or in another unit than described.
         """
-        opener = {".edf": EdfFile, ".hea": WfdbRecord}.get(Path(name).suffix.lower())
-        if opener is None:
+        file = self._device_file(name)
+        if file is None:
             return self.read(name, info.columns)
-        file = self._open(name, self.file(name), opener)
         labels = file.labels if info.columns is None else info.columns
         if len(labels) != len(info.channels):
             return np.zeros((0, len(labels)))  # whoever asked will say that the number of channels does not fit
@@ -120,6 +128,18 @@ class FolderStore:
         path = self.file(name)
         return self._open(name, path, EdfFile).annotations() if name.lower().endswith(".edf") else read_rhythms(path)
 
+    def begins(self, name: str) -> datetime.datetime | None:
+        """When a file began, of WFDB annotations that of the header beside them; None where nothing says it."""
+        kind = Path(name).suffix.lower()
+        header = name if kind in (".edf", ".hea", ".csv") else Path(name).with_suffix(".hea").as_posix()
+        file = self._device_file(header) if header in self.names else None
+        return None if file is None else file.begins()
+
+    def _device_file(self, name: str) -> EdfFile | WfdbRecord | None:
+        """An EDF file or a WFDB record, opened; None for any other."""
+        opener = {".edf": EdfFile, ".hea": WfdbRecord}.get(Path(name).suffix.lower())
+        return None if opener is None else self._open(name, self.file(name), opener)
+
     def _open(self, name: str, path: Path, opener: Callable[[Path], Any]) -> Any:
         """What an opener makes of a file; the last one is kept, since several modalities may lie in it."""
         if self._last is None or self._last[0] != name:
@@ -128,26 +148,26 @@ class FolderStore:
         return self._last[1]
 
     def take_notes(self) -> list[str]:
-        """What there is to tell of the files that were opened since the last call."""
-        notes, self._notes = self._notes, []
+        """What there is to tell of the files that were opened since the last call, once each."""
+        notes, self._notes = list(dict.fromkeys(self._notes)), []
         return notes
 
     def _parse(self, path: Path) -> tuple[list[str], np.ndarray]:
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 lines = csv.reader(file)
-                titles, rows = next(lines, []), []
+                titles, cells = next(lines, []), packed("d")  # 8 bytes a cell, where a float in a list takes 32
                 for row in lines:
                     if len(row) != len(titles):
                         raise DataError(f"{path}, line {lines.line_num}: {len(row)} cells, expected {len(titles)}")
-                    rows.append([float(cell) if cell.strip() else np.nan for cell in row])
+                    cells.extend([float(cell) if cell.strip() else np.nan for cell in row])
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{path}: cannot be read as CSV ({error})") from None
         except ValueError as error:
             raise DataError(f"{path}, line {lines.line_num}: {error}; expected numbers below one header line") from None
-        if not rows:
+        if not cells:
             raise DataError(f"{path}: holds no samples; expected numbers below one header line")
-        return titles, np.array(rows, dtype=np.float64)
+        return titles, np.frombuffer(cells, dtype=np.float64).reshape(-1, len(titles))
 
 
 class SideBySide:

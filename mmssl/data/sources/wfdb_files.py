@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,10 +63,15 @@ class WfdbRecord:
     def __init__(self, path: Path) -> None:
         self.path, self._wfdb = path, _library(path)
         with _explained(path):
-            self.frames = int(self._wfdb.rdheader(self._base).sig_len)
+            header = self._wfdb.rdheader(self._base)
+            self.frames, self._begins = int(header.sig_len), header.base_datetime
             first = self._wfdb.rdrecord(self._base, sampfrom=0, sampto=1, smooth_frames=True)
             self.labels, self.units = list(first.sig_name), list(first.units)
             self.rate, self.per_frame = float(first.fs), [int(n or 1) for n in first.samps_per_frame]
+
+    def begins(self) -> datetime.datetime | None:
+        """When the recording began; None where the header does not say both date and time."""
+        return self._begins
 
     @property
     def _base(self) -> str:
