@@ -199,7 +199,8 @@ def test_a_run_tested_on_its_own_groups_is_told(lab, report):  # noqa: F811
     own = bench(str(lab / "suite.yaml"), [lab / "run_signals"], seeds=1, out=lab / "out8", overrides=[
         "tasks.act={root: signals, label: act, features: [acc], folds: {by: group, count: 3}, test: [train, test]}"],
         only=["act"])
-    assert "small_signals was trained, without labels, on 5 of the 10 groups that test: train0, train1" in own.text
+    assert ("act: TESTED ON WHAT IT HAS SEEN: small_signals was trained, without labels, on 5 of the 10 groups that "
+            "test: train0, train1") in own.text
     result = next(r for r in own.results if r.subject == "small_signals" and r.state == "done")
     assert [fold["rows"] for fold in result.cells[0].runs[0]["folds"]] == [16, 28, 36]
     assert len(result.cells[0].rows) == 80 and len(set(result.samples["fold"])) == 3
@@ -221,3 +222,15 @@ def test_one_process_computes_while_another_waits(lab, report, monkeypatch):  # 
     with ThreadPoolExecutor(2) as pool:
         a, b = pool.map(lambda s: Store().get(s, Source(lab / "signals", "test")), subjects)
     assert len(calls) == 1 and np.array_equal(a.latents["acc"], b.latents["acc"]) and len(a) == 20
+
+
+def test_splits_of_other_groups_are_other_features_whatever_they_are_called(lab, report):  # noqa: F811
+    from mmssl.bench.latents import Source, Store
+    from mmssl.bench.subject import run_subject
+    subject, store, root = run_subject(lab / "run_signals"), Store(), lab / "signals"
+    whole = store.get(subject, Source(root, "train"))
+    for group in ("train1", "train2"):  # the store remembers decoded samples between them
+        found, mine = store.get(subject, Source(root, "train", groups=[group])), whole.groups == group
+        assert set(found.groups) == {group} and len(found) == mine.sum() == 12
+        np.testing.assert_allclose(found.latents["acc"], whole.latents["acc"][mine], rtol=1e-5, atol=1e-6)
+    assert len({store.records(Source(root, "train", groups=groups)) for groups in (None, ["train1"], ["train2"])}) == 3
