@@ -11,9 +11,9 @@ from torch import nn
 
 from mmssl import labelled, training
 from mmssl.callbacks import OnlineProbes, Pictures
-from mmssl.completing import absolute_files, data_root, moved
+from mmssl.completing import absolute_files, data_root, dealt, moved
 from mmssl.config import Recipe, fill, world
-from mmssl.data import DataModule, Split, inspect
+from mmssl.data import DataModule, Split
 from mmssl.errors import ConfigError
 from mmssl.eval import feature_names
 from mmssl.methods import Method, Pair
@@ -137,7 +137,6 @@ def datamodule(recipe: Recipe, parts: dict[str, Any], run: RunDir | None = None)
         run: where bad samples are listed; None: nowhere.
     """
     data, root = recipe.data, data_root(recipe)
-    groups = inspect(root).deal(data.split) if data.split else None
 
     def choose(split: Split) -> Split:
         return labelled.learned(split, recipe, parts)
@@ -145,7 +144,7 @@ def datamodule(recipe: Recipe, parts: dict[str, Any], run: RunDir | None = None)
     return DataModule(root=root, modalities=parts, train=data.train, val=data.val, test=data.test,
                       batch_size=data.batch_per_device * world(recipe), workers=data.workers, seed=recipe.seed,
                       cache_bytes=data.cache_mib << 20, bad_samples=data.bad_samples,
-                      quarantine_file=run.bad_samples_file if run else None, groups=groups,
+                      quarantine_file=run.bad_samples_file if run else None, groups=dealt(recipe),
                       choose={name: choose for name in (data.train, data.val)} if recipe.finetune else None)
 
 

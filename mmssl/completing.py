@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmssl import labelled
 from mmssl.config import Recipe
-from mmssl.data import assignment_hash, inspect, training_statistics
+from mmssl.data import Split, assignment_hash, inspect, training_statistics
 from mmssl.data.demo import resolve_root
-from mmssl.errors import ConfigError, DataError
+from mmssl.data.split import find_field
+from mmssl.errors import ConfigError, DataError, few
+from mmssl.modalities import codecs_of
 from mmssl.registry import MODALITIES, signature_of
 
 #: By section of a recipe, the settings that are names of files.
@@ -38,6 +41,11 @@ def complete(recipe: Recipe) -> Recipe:
 
     Mean and std are those of the groups that train. What the recipe says itself stays; but paths are absolute, because
     a run is continued from any folder. The result needs the data set no more to build its model.
+
+    Raises:
+        ConfigError: a setting that does not fit the data set; or a sensor that no training sample has, so that nothing
+            tells its mean and std, and later samples of it would come in the units of their files.
+        DataError: the data set is not there or broken.
     """
     recipe = located(recipe)
     root = data_root(recipe)
@@ -58,10 +66,36 @@ def complete(recipe: Recipe) -> Recipe:
         facts = {k: v for k, v in facts.items() if k in takes and v is not None and node.get(k) is None}
         nodes[key] = {**node, **facts}
     recipe = dataclasses.replace(recipe, modalities=nodes, data=dataclasses.replace(recipe.data, split=groups or None))
+    unknown = [key for key in normalised if nodes[key].get("mean") is None]
+    if unknown and (lines := never_there(recipe, _built(nodes, unknown))):
+        raise ConfigError([f"modalities.{key}: {line}, and nothing tells its mean and std; leave it out of the recipe, "
+                           f"choose another data.split, or say modalities.{key}.mean and .std"
+                           for key, line in lines.items()])
     if recipe.finetune is None:
         return recipe
-    parts = {key: MODALITIES.build(node, f"modalities.{key}") for key, node in nodes.items()}
-    return labelled.complete(recipe, manifest, root, parts)
+    return labelled.complete(recipe, manifest, root, _built(nodes, nodes))
+
+
+def _built(nodes: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: MODALITIES.build(nodes[name], f"modalities.{name}") for name in names}
+
+
+def training_split(recipe: Recipe) -> Split:
+    """What a complete recipe trains on. Raises DataError where it is not there."""
+    return Split(data_root(recipe), recipe.data.train, (recipe.data.split or {}).get(recipe.data.train))
+
+
+def never_there(recipe: Recipe, parts: Mapping[str, Any]) -> dict[str, str]:
+    """Of each modality that no training sample has, a line that says so.
+
+    Args:
+        recipe: complete.
+        parts: modalities by name, built.
+    """
+    split, groups = training_split(recipe), (recipe.data.split or {}).get(recipe.data.train, [])
+    fields, whose = split.all_fields(), f" (of {few(groups)})" if groups else ""
+    return {name: f"none of the {len(split)} training samples{whose} has it, so its encoder learns nothing"
+            for name, part in parts.items() if find_field(fields, name, codecs_of(part)) is None}
 
 
 def located(recipe: Recipe) -> Recipe:
@@ -84,10 +118,19 @@ def moved(recipe: Recipe, root: str) -> Recipe:
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=str(there), split=split))
 
 
+def dealt(recipe: Recipe) -> dict[str, list[str]]:
+    """By split, the groups that it is made of by the recipe's `data.split`; {}: splits are as the data set says.
+
+    Raises:
+        ConfigError: a rule that does not fit the groups. DataError: the data set is not there, or has no groups.
+    """
+    return inspect(data_root(recipe)).deal(recipe.data.split) if recipe.data.split else {}
+
+
 def split_hash(recipe: Recipe) -> str:
     """SHA-256 that tells which split results were made with: the recipe's own, else the data set's."""
-    manifest = inspect(data_root(recipe))
-    return assignment_hash(manifest.deal(recipe.data.split)) if recipe.data.split else manifest.split_hash
+    groups = dealt(recipe)
+    return assignment_hash(groups) if groups else inspect(data_root(recipe)).split_hash
 
 
 def absolute_files(recipe: Recipe, section: str = "modalities") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What can go wrong for a user, each with its exit code. Anything else that reaches the shell is a bug of ours."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -36,6 +36,11 @@ class StorageError(MmsslError):
     """The disk refused a write (full, read-only, over quota)."""
 
     exit_code = 5
+
+
+def few(names: Sequence[str], most: int = 4, mark: str = ", ") -> str:
+    """The first names for a message, with a mark between them, and a sign where there are more."""
+    return mark.join([*names[:most], *(["…"] if len(names) > most else [])])
 
 
 def check_ranges(section: str, rows: Iterable[tuple[str, bool, str, Any]]) -> None:

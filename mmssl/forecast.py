@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from mmssl import build, labelled, training
-from mmssl.completing import data_root
+from mmssl.completing import never_there, training_split
 from mmssl.config import Recipe
 from mmssl.cost import cost_lines, free_bytes, matmul_rate, step_cost
-from mmssl.data import Split
 from mmssl.methods import Method
 
 
@@ -20,7 +19,7 @@ def forecast(recipe: Recipe, model: Method, device: torch.device) -> list[str]:
         model: as `build.rehearse` gives it; its numbers are not read.
         device: where the run computes; how fast it is at matrix products is measured.
     """
-    return [*_supervision(recipe), *_cost(recipe, model, device), *_short(recipe)]
+    return [*_supervision(recipe), *_never_there(recipe), *_cost(recipe, model, device), *_short(recipe)]
 
 
 def _supervision(recipe: Recipe) -> list[str]:
@@ -28,9 +27,14 @@ def _supervision(recipe: Recipe) -> list[str]:
     if recipe.finetune is None:
         return []
     start = "" if recipe.finetune.start else "; no weights are given: supervised from scratch"
-    split = Split(data_root(recipe), recipe.data.train, (recipe.data.split or {}).get(recipe.data.train))
-    first, *more = labelled.summary(split, recipe, build.modalities(recipe))
+    first, *more = labelled.summary(training_split(recipe), recipe, build.modalities(recipe))
     return [first + start, *more]
+
+
+def _never_there(recipe: Recipe) -> list[str]:
+    """Said of each modality that no training sample has."""
+    return [f"NEVER THERE: {name}: {line}, but gives numbers where a later sample has it; leave it out of the recipe, "
+            "or choose another data.split" for name, line in never_there(recipe, build.modalities(recipe)).items()]
 
 
 def _cost(recipe: Recipe, model: Method, device: torch.device) -> list[str]:

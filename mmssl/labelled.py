@@ -13,7 +13,7 @@ from mmssl.config import Probe, Recipe, world
 from mmssl.data import Manifest, Split
 from mmssl.data.labels import UNKNOWN, misfit, parse_labels
 from mmssl.data.split import find_field
-from mmssl.errors import ConfigError, DataError
+from mmssl.errors import ConfigError, DataError, few
 from mmssl.eval import label_draw, label_fraction, rarest_class
 from mmssl.methods import Finetune
 from mmssl.modalities import codecs_of
@@ -62,8 +62,8 @@ def with_classes(recipe: Recipe, manifest: Manifest, root: Path) -> Recipe:
         raise ConfigError(problems)
     for name, classes in how.classes.items():
         if name in how.label and classes != known[name]:
-            raise DataError(f"{root}: label '{name}' has {len(known[name])} classes ({_few(known[name])}), but the "
-                            f"classifier knows {len(classes)} ({_few(classes)}); take a data set with the same classes "
+            raise DataError(f"{root}: label '{name}' has {len(known[name])} classes ({few(known[name])}), but the "
+                            f"classifier knows {len(classes)} ({few(classes)}); take a data set with the same classes "
                             "in the same order")
     classes = {name: list(known[name]) for name in how.label}
     return dataclasses.replace(recipe, finetune=dataclasses.replace(how, classes=classes))
@@ -175,9 +175,5 @@ def summary(split: Split, recipe: Recipe, parts: Mapping[str, Any]) -> list[str]
              f"{recipe.data.batch_per_device * world(recipe)} at once"]
     unseen = [names[c] for c in np.flatnonzero(seen == 0)]
     if unseen:
-        lines.append(f"NEVER SEEN: {len(unseen)} of {len(names)} classes have no sample to learn from: {_few(unseen)}")
+        lines.append(f"NEVER SEEN: {len(unseen)} of {len(names)} classes have no sample to learn from: {few(unseen)}")
     return lines
-
-
-def _few(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''}"

@@ -13,6 +13,7 @@ from small_runs import mmssl
 from mmssl import build
 from mmssl.bench import bench
 from mmssl.bench import latents as latents_module
+from mmssl.bench.suite import read_task
 from mmssl.eval import Labelled, Linear, Ridge, extract, join, label_draw, label_fraction, run_probe
 from mmssl.evaluate import open_model, retrieve
 from mmssl.methods import Method
@@ -199,7 +200,8 @@ def test_a_run_tested_on_its_own_groups_is_told(lab, report):  # noqa: F811
     own = bench(str(lab / "suite.yaml"), [lab / "run_signals"], seeds=1, out=lab / "out8", overrides=[
         "tasks.act={root: signals, label: act, features: [acc], folds: {by: group, count: 3}, test: [train, test]}"],
         only=["act"])
-    assert "small_signals was trained, without labels, on 5 of the 10 groups that test: train0, train1" in own.text
+    assert ("act: TESTED ON WHAT IT HAS SEEN: small_signals was trained, without labels, on 5 of the 10 groups that "
+            "test: train0, train1") in own.text
     result = next(r for r in own.results if r.subject == "small_signals" and r.state == "done")
     assert [fold["rows"] for fold in result.cells[0].runs[0]["folds"]] == [16, 28, 36]
     assert len(result.cells[0].rows) == 80 and len(set(result.samples["fold"])) == 3
@@ -221,3 +223,32 @@ def test_one_process_computes_while_another_waits(lab, report, monkeypatch):  # 
     with ThreadPoolExecutor(2) as pool:
         a, b = pool.map(lambda s: Store().get(s, Source(lab / "signals", "test")), subjects)
     assert len(calls) == 1 and np.array_equal(a.latents["acc"], b.latents["acc"]) and len(a) == 20
+
+
+def test_splits_of_other_groups_are_other_features_whatever_they_are_called(lab, report):  # noqa: F811
+    from mmssl.bench.latents import Source, Store
+    from mmssl.bench.subject import run_subject
+    subject, store, root = run_subject(lab / "run_signals"), Store(), lab / "signals"
+    whole = store.get(subject, Source(root, "train"))
+    for group in ("train1", "train2"):  # the store remembers decoded samples between them
+        found, mine = store.get(subject, Source(root, "train", groups=[group])), whole.groups == group
+        assert set(found.groups) == {group} and len(found) == mine.sum() == 12
+        np.testing.assert_allclose(found.latents["acc"], whole.latents["acc"][mine], rtol=1e-5, atol=1e-6)
+    assert len({store.records(Source(root, "train", groups=groups)) for groups in (None, ["train1"], ["train2"])}) == 3
+    task, wrong = read_task("act", {"root": "signals", "label": "act", "groups": {"test": [101]}}, "tasks.act")
+    assert task.groups == {"test": ["101"]} and not wrong
+    _, wrong = read_task("act", {"root": "signals", "label": "act", "groups": [101]}, "tasks.act")
+    assert wrong[0].startswith("tasks.act.groups: expected")
+
+
+def test_a_fold_in_which_nothing_is_left_is_no_part_of_that_scenario(lab, report):  # noqa: F811
+    own = bench(str(lab / "suite.yaml"), [lab / "run_signals"], seeds=1, out=lab / "out9", overrides=[
+        "tasks.act={root: signals, label: act, features: [all], folds: {by: group}, train: [test], missing: all}"],
+        only=["act"])
+    assert own.exit_code == 0  # the samples of group test0 have no gyroscope
+    assert "act: small_signals: all: samples that really lack a device" in own.text
+    assert "20 with nothing missing, 16 without acc" in own.text
+    result = own.results[0]
+    by = {tuple(c.missing): [fold["name"] for fold in c.runs[0]["folds"]] for c in result.cells}
+    everyone = [f"test{n}" for n in range(5)]
+    assert by == {(): everyone, ("acc",): everyone[1:], ("gyro",): everyone}

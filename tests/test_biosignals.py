@@ -79,6 +79,10 @@ def test_wesad_and_other_splits_of_the_same_shards(here, capsys):
     assert probed(here, "fold3")["split_hash"] == assignment_hash(splits["fold3"])
     mean = RunDir(here / "runs" / "fold3").load_recipe().modalities["ecg"]["mean"]
     assert mean == first.statistics("ecg", ["S3", "S4"])[0] != first.statistics("ecg", ["S5", "S6"])[0]
+    assert main(["probe", "--run", "runs/fold3", "--missing", "all", "probe.features=[global]", "probe.seeds=1"]) == 0
+    lots = json.loads((here / "runs" / "fold3" / "missing" / "bench.json").read_text())["results"]
+    assert [set(r["samples"]["group"]) for r in lots if r["state"] == "done"] == [{"S5"}] * 2
+    assert "train train (S3, S4)+val (S2, S6), test test (S5);" in capsys.readouterr().out
     assert main(["probe", "--run", "runs/fold3", "data.split={test: [S3]}"]) == 2
     assert "what was trained on must not be tested on" in capsys.readouterr().err
 

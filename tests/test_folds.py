@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from small_sets import Wave, make_set, modalities, signal
 
 from mmssl import build, completing
@@ -14,6 +15,7 @@ from mmssl.data import DataModule, Manifest, Split, assignment_hash
 from mmssl.data.folds import SplitRule, by_name, deal, read_rule
 from mmssl.data.groups import Moments
 from mmssl.errors import ConfigError, DataError
+from mmssl.forecast import forecast
 
 WESAD = [f"S{n}" for n in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16, 17)]
 USERS = [str(n) for n in range(101, 109)]
@@ -185,3 +187,22 @@ def test_a_recipe_without_its_data_says_how_to_get_them(tmp_path, monkeypatch):
             completing.complete(load(name))
         text, source = str(caught.value), name.removeprefix("crossl_")
         assert "\n" not in text and words in text and f"mmssl data pack {source} --source" in text
+
+
+def test_a_sensor_that_no_training_sample_has_is_no_number_in_the_units_of_its_files(tmp_path):
+    root = make_set(tmp_path / "set", lacks=lambda number: () if number % 2 else ("ecg",))  # of those who train
+    (tmp_path / "small.yaml").write_text(RECIPE.replace("ROOT", str(root)))
+
+    def told(words):
+        recipe = completing.complete(load(tmp_path / "small.yaml", words))
+        return [line for line in forecast(recipe, build.rehearse(recipe), torch.device("cpu")) if "ecg" in line]
+
+    with pytest.raises(ConfigError) as caught:
+        told([])
+    assert caught.value.problems == [
+        "modalities.ecg: none of the 11 training samples (of train-0, train-2) has it, so its encoder learns nothing, "
+        "and nothing tells its mean and std; leave it out of the recipe, choose another data.split, or say "
+        "modalities.ecg.mean and .std"]
+    line, = told(["modalities.ecg.mean=[0.5]", "modalities.ecg.std=[2.0]"])
+    assert line.startswith("NEVER THERE: ecg: none of the 11 training samples (of train-0, train-2) has it")
+    assert not told(["data.split.train=[train-0,train-3]"])

@@ -203,9 +203,8 @@ def test_the_cache_saves_reads_and_keeps_its_budget(root, monkeypatch):
     fresh = train(root)
     for a, b in zip(first + second, [*list(fresh), *list(fresh)], strict=True):
         same(a, b)
-    again = sum(place[1:] in {(s, r) for s, r in reads[:20]} for place in cache._held)
-    assert again == held and len(reads) == 40 - sum(key in {b for x in second for b in x.keys} for key in
-                                                    (split.where(*place[1:])[1] for place in cache._held))
+    kept = {split.where(*read)[1] for read in reads[:20] if split.place(*read) in cache._held}
+    assert len(kept) == held and len(reads) == 40 - len(kept & {key for batch in second for key in batch.keys})
 
 
 def test_sizes_that_do_not_fit(root):

@@ -27,7 +27,7 @@ from mmssl.data.demo.cache import PREFIX, resolve_root
 from mmssl.data.files import list_splits
 from mmssl.data.folds import by_name
 from mmssl.environment import describe
-from mmssl.errors import ConfigError, MmsslError, StorageError
+from mmssl.errors import ConfigError, MmsslError, StorageError, few
 from mmssl.rundir import write_json
 from mmssl.storage import write_whole
 
@@ -146,7 +146,8 @@ def run_task(task: Task, subject: Subject, root: Path | None, store: Store, seed
         return result, 0
     try:
         lots = sorted({*task.train, *task.test}) if task.kind != "retrieval" else sorted(task.test)
-        result.split_hash = {split: store.records(root, split) for split in lots}
+        result.split_hash = {split: store.records(Source(root, split, groups=task.groups.get(split)))
+                             for split in lots}
         result.identity = identity(result, subject, seeds)
         path = folder / f"{slug(task.name)}--{slug(subject.name)}-{result.identity[:8]}.json"
         kept = read_result(path, result.identity)
@@ -168,8 +169,8 @@ def run_task(task: Task, subject: Subject, root: Path | None, store: Store, seed
 def carry_out(task: Task, subject: Subject, root: Path, store: Store, seeds: int, result: Result) -> None:
     """Features, then the numbers of a task, into `result`."""
     def features(splits: Sequence[str], windows: int, crops: int) -> list[Latents]:
-        return [store.get(subject, Source(root, split, task.modalities, task.encoders, windows, crops))
-                for split in splits]
+        return [store.get(subject, Source(root, split, task.modalities, task.encoders, windows, crops,
+                                          task.groups.get(split))) for split in splits]
 
     views, manifest = task.views, manifest_of(root)
     result.classes = list(manifest.labels.get(task.label, []))
@@ -185,11 +186,11 @@ def carry_out(task: Task, subject: Subject, root: Path, store: Store, seeds: int
         result.classes = setting.classes
         probe_task(setting, seeds, result)
     result.left_out = sum(lot.left_out for lot in test)
-    result.notes += overlap(subject, root, task, result)
+    result.notes = overlap(subject, root, task, result) + result.notes
 
 
 def overlap(subject: Subject, root: Path, task: Task, result: Result) -> list[str]:
-    """A line where a run learned, without labels, from what it is tested on; such a number flatters it."""
+    """A line where a run learned from what it is tested on; such a number flatters it."""
     recipe = subject.recipe
     if recipe is None or subject.weights != "trained" or data_root(recipe).resolve() != root.resolve():
         return []
@@ -198,11 +199,11 @@ def overlap(subject: Subject, root: Path, task: Task, result: Result) -> list[st
     own = set(dealt.get(recipe.data.train) or (info.groups if info else []))
     tested = set(result.samples["group"]) - {""}
     both = by_name(list(own & tested))
+    how = f"TESTED ON WHAT IT HAS SEEN: {subject.name} was trained, with{'' if recipe.finetune else 'out'} labels, on"
     if both:
-        return [f"{subject.name} was trained, without labels, on {len(both)} of the {len(tested)} groups that test: "
-                f"{', '.join(both[:6])}{', …' if len(both) > 6 else ''}"]
+        return [f"{how} {len(both)} of the {len(tested)} groups that test: {few(both, 6)}"]
     if not tested and recipe.data.train in task.test:
-        return [f"{subject.name} was trained, without labels, on the split '{recipe.data.train}', which is tested on"]
+        return [f"{how} the split '{recipe.data.train}', which is tested on"]
     return []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Source:
         changes: settings of modalities that differ from the subject's own.
         through: by modality of the data set, the one whose encoder takes it.
         windows, crops: views of each sample; see View.
+        groups: those that the split is made of; None: as the data set itself says.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class Source:
     through: Mapping[str, str] = field(default_factory=dict)
     windows: int = 1
     crops: int = 1
+    groups: Sequence[str] | None = None
 
 
 class Store:
@@ -57,20 +59,22 @@ class Store:
     def __init__(self, remember: int = 512) -> None:
         self.remember = remember
         self._data: dict[str, DataModule] = {}
-        self._splits: dict[tuple[Path, str], Split] = {}
-        self._hashes: dict[tuple[Path, str], str] = {}
+        self._splits: dict[tuple, Split] = {}
+        self._hashes: dict[tuple, str] = {}
 
-    def split(self, root: Path, name: str) -> Split:
+    def split(self, source: Source) -> Split:
         """A split of a data set, opened once. Raises DataError where it is not there."""
-        if (root, name) not in self._splits:
-            self._splits[root, name] = Split(root, name)
-        return self._splits[root, name]
+        place = _place(source)
+        if place not in self._splits:
+            self._splits[place] = Split(source.root, source.split, source.groups)
+        return self._splits[place]
 
-    def records(self, root: Path, name: str) -> str:
+    def records(self, source: Source) -> str:
         """`records_hash` of a split, made once."""
-        if (root, name) not in self._hashes:
-            self._hashes[root, name] = records_hash(self.split(root, name))
-        return self._hashes[root, name]
+        place = _place(source)
+        if place not in self._hashes:
+            self._hashes[place] = records_hash(self.split(source))
+        return self._hashes[place]
 
     def get(self, subject: Subject, source: Source) -> Latents:
         """The features of a split, from the disk where they are there.
@@ -80,12 +84,12 @@ class Store:
             ConfigError, DataError: the data set is not there, or has a setting that does not fit.
             StorageError: the disk refuses.
         """
-        there = list(self.split(source.root, source.split).modalities)
+        there = list(self.split(source).modalities)
         parts = subject.parts(there, source.changes, source.through)
         if not parts:
             raise NotServed(f"has no encoder for {', '.join(there)}, only for {', '.join(subject.encoders)}")
         data = self._open(source, parts, subject)
-        facts = key_facts(subject, source, sorted(parts), self.records(source.root, source.split))
+        facts = key_facts(subject, source, sorted(parts), self.records(source))
         folder = subject.home / hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
         found = load(folder)
         if found is not None:
@@ -108,11 +112,17 @@ class Store:
         name = str(source.root.resolve())
         # A sample with nothing that this subject reads counts as bad; so any share may be, and how many are is told.
         data = DataModule(source.root, parts, batch_size=max(1, subject.batch), workers=subject.workers,
-                          cache_bytes=self.remember << 20, bad_samples=1.0)
+                          cache_bytes=self.remember << 20, bad_samples=1.0,
+                          groups={} if source.groups is None else {source.split: source.groups})
         if name in self._data and codecs(self._data[name].modalities) == codecs(parts):
             data.cache = self._data[name].cache
         self._data = {name: data}
         return data
+
+
+def _place(source: Source) -> tuple:
+    """What decides which records a split has."""
+    return source.root, source.split, None if source.groups is None else tuple(source.groups)
 
 
 def compute(subject: Subject, source: Source, parts: dict[str, Any], data: DataModule, folder: Path,

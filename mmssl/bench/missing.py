@@ -11,7 +11,12 @@ from mmssl.bench.bench import gather, run_suite
 from mmssl.bench.pictures import heat_map
 from mmssl.bench.results import Result
 from mmssl.bench.suite import Suite, Task
+from mmssl.completing import data_root, dealt
+from mmssl.data import Split
+from mmssl.data.demo.cache import PREFIX
 from mmssl.errors import ConfigError
+from mmssl.evaluate import probe_overrides
+from mmssl.labelled import probe_problems
 from mmssl.registry import nearest
 from mmssl.rundir import RunDir
 
@@ -27,17 +32,19 @@ class MissingReport:
         text: tables for a reader.
         pictures: heat maps, one for each label.
         results: one for each label and subject.
+        exit_code: 0, or that of the first label that failed.
     """
 
     text: str
     pictures: list[Path]
     results: list[Result]
+    exit_code: int
 
 
 def probe_missing(run_dir: str | Path, checkpoint: str = "last", overrides: Sequence[str] = ()) -> MissingReport:
     """Fit the run's linear probe on complete training samples and test it with every set of devices missing but all:
     2^n - 1 sets of n devices. Beside it random weights and, of sensors, hand-made features. Real absence and this one
-    take the same path.
+    take the same path; who trains and tests is what the run's own `data.split` says.
 
     Args:
         run_dir: folder of the run; `missing/` in it gets the numbers and a heat map for each label.
@@ -46,13 +53,13 @@ def probe_missing(run_dir: str | Path, checkpoint: str = "last", overrides: Sequ
             device, e.g. {wrist: [acc, gyro]}; default, each modality is a device), `data.root`.
 
     Raises:
-        ConfigError: no labels, features of a single modality only, or a device of modalities the run lacks.
+        ConfigError: another override, no label or one that is not there, features of a single modality only, or a
+            device of modalities the run lacks.
         DataError: a data set or checkpoint that cannot be read.
     """
     run = RunDir(Path(run_dir))
-    wrong = [o for o in overrides if not o.startswith(("probe.", "data."))]
-    if wrong:
-        raise ConfigError([f"probe: '{o}': only probe.* and data.* may change" for o in wrong])
+    if problems := probe_overrides(overrides):
+        raise ConfigError(problems)
     recipe = run.load_recipe(list(overrides))
     how = recipe.probe
     features = [name for name in how.features if name in ("all", "global")]
@@ -60,11 +67,14 @@ def probe_missing(run_dir: str | Path, checkpoint: str = "last", overrides: Sequ
     problems += [] if features else ["probe.features: of one modality nothing can be missing; give all, global or both"]
     problems += [f"probe.devices.{device}: no modality is called '{m}'{nearest(m, recipe.modalities)}"
                  for device, members in how.devices.items() for m in members if m not in recipe.modalities]
+    root, groups = data_root(recipe).resolve(), dealt(recipe)
+    problems += probe_problems(how, how.features, Split(root, recipe.data.test, groups.get(recipe.data.test)))
     if problems:
         raise ConfigError(problems)
-    tasks = [Task(label, recipe.data.root, label=label, metric=METRIC, features=features, train=list(how.train),
-                  test=[recipe.data.test], fractions=[max(how.fractions)], missing="all", devices=how.devices)
-             for label in how.labels]
+    where = recipe.data.root if recipe.data.root.startswith(PREFIX) else str(root)
+    tasks = [Task(label, where, label=label, metric=METRIC, features=features, train=list(how.train),
+                  test=[recipe.data.test], groups=groups, fractions=[max(how.fractions)], missing="all",
+                  devices=how.devices) for label in how.labels]
     plan = Suite(f"{recipe.name}, sensors missing", tasks, Path(recipe.folder))
     report = run_suite(plan, gather(plan, [run.root], [], checkpoint), how.seeds, run.root / "missing")
     pictures = []
@@ -73,4 +83,4 @@ def probe_missing(run_dir: str | Path, checkpoint: str = "last", overrides: Sequ
         if mine:
             pictures.append(run.root / "missing" / f"{label}.png")
             plots.png(heat_map(mine), pictures[-1])
-    return MissingReport(report.text, pictures, report.results)
+    return MissingReport(report.text, pictures, report.results, report.exit_code)

@@ -14,7 +14,7 @@ from mmssl.bench.folds import Fold
 from mmssl.bench.results import Cell, Result, mean_of, summarise
 from mmssl.bench.setting import Scenario, Setting
 from mmssl.bench.suite import NotServed
-from mmssl.errors import DataError
+from mmssl.errors import DataError, few
 from mmssl.eval import (
     Fitted,
     Labelled,
@@ -33,6 +33,8 @@ from mmssl.eval.scores import TOP
 from mmssl.registry import PROBES
 from mmssl.rng import Rng
 
+#: Scenarios of missing devices that a line names.
+SCENARIOS = 8
 #: Bytes of a cell's scores up to which they are kept, for intervals of metrics that need more than guesses.
 KEPT_OUTPUT = 64 << 20
 
@@ -47,7 +49,7 @@ def probe_task(setting: Setting, seeds: int, result: Result) -> None:
     names, lines = setting.train.expand(task.features)
     if not names:
         raise NotServed("; ".join(lines) or f"has none of {', '.join(task.features)} here")
-    result.notes += lines
+    result.notes += lines + [line for name in names for line in _uneven(setting, name)]
     folds = [(f, i) for f, fold in enumerate(setting.folds)
              for i in np.flatnonzero(fold.test & known(setting.y_test)).tolist()]
     place = {pair: number for number, pair in enumerate(folds)}
@@ -72,8 +74,10 @@ def _cells(setting: Setting, name: str, fraction: float, lots: list[dict[Scenari
            place: dict[tuple[int, int], int]) -> Iterator[tuple[Cell, np.ndarray]]:
     """One feature set at one share: a cell for each scenario of missing devices, and the scores (S, N, C) behind it."""
     folds, chance = len(setting.folds), None
-    for scenario in lots[0]:
-        runs = [Run(seed, [lot[scenario] for lot in lots[seed * folds:(seed + 1) * folds]], setting)
+    for scenario in setting.tested(name):
+        if not any(scenario in lot for lot in lots):
+            continue  # no sample has anything left: `_uneven` tells
+        runs = [Run(seed, [lot[scenario] for lot in lots[seed * folds:(seed + 1) * folds] if scenario in lot], setting)
                 for seed in range(len(lots) // folds)]
         chance = chance or _chance(setting, runs[0])  # of the first scenario: nothing missing
         cell = Cell(name, fraction, list(scenario), summarise([run.values for run in runs]), chance,
@@ -149,7 +153,6 @@ class Run:
 def _fits(setting: Setting, least: int, name: str, fraction: float, seeds: int) -> Iterator[Fit]:
     """All classifiers of one feature set at one share: by seed, by fold."""
     task, bank, y = setting.task, setting.train, setting.y_train
-    scenarios = setting.scenarios(setting.test.members(name)) if task.missing == "all" else [()]
     groups = bank.groups if (bank.groups != "").any() else None
     for seed in range(seeds):
         for number, fold in enumerate(setting.folds):
@@ -160,8 +163,7 @@ def _fits(setting: Setting, least: int, name: str, fraction: float, seeds: int) 
             x = _dropped(setting, name, rng.at("drop")) if task.drop_train else bank.rows(name)
             train = usable(Labelled(x, y, groups).take(samples), "training")
             learnable(train, least)
-            tests = {scenario: _held(setting, name, scenario, fold) for scenario in scenarios}
-            yield Fit(number, train, rng.at("penalty"), len(samples), tests)
+            yield Fit(number, train, rng.at("penalty"), len(samples), _held(setting, name, fold))
 
 
 def _tested(probe: Probe, classes: int, views: int, fit: Fit) -> dict[Scenario, Part]:
@@ -182,14 +184,33 @@ def _dropped(setting: Setting, name: str, rng: Rng) -> Rows:
     return Rows([whole])
 
 
-def _held(setting: Setting, name: str, scenario: Scenario, fold: Fold) -> tuple[np.ndarray, Rows]:
-    """The test samples of a fold that have any of a feature set's modalities left, and their features."""
-    bank, missing = setting.test, setting.missing(scenario)
-    samples = np.flatnonzero(fold.test & bank.present(name, missing) & known(setting.y_test))
-    if not len(samples):
+def _held(setting: Setting, name: str, fold: Fold) -> dict[Scenario, tuple[np.ndarray, Rows]]:
+    """By scenario, the test samples of a fold that have any of a feature set's modalities left, and their features; a
+    scenario that leaves nothing of any sample is not among them."""
+    lots = {scenario: setting.left(name, scenario, fold) for scenario in setting.tested(name)}
+    if not len(lots[()]):
         raise DataError(f"tasks.{setting.task.name}: no test sample has {name} and the label '{setting.task.label}'"
                         + (f" in fold '{fold.name}'" if fold.name else ""))
-    return samples, Labelled(bank.rows(name, missing), setting.y_test).take(samples).x
+    return {scenario: (samples, Labelled(setting.test.rows(name, setting.missing(scenario)),
+                                         setting.y_test).take(samples).x)
+            for scenario, samples in lots.items() if len(samples)}
+
+
+def _uneven(setting: Setting, name: str) -> list[str]:
+    """A line for the scenarios that no test sample can be scored in, and one for those that lack some of them."""
+    counts = {scenario: sum(len(setting.left(name, scenario, fold)) for fold in setting.folds)
+              for scenario in setting.tested(name)}
+    none, whole = [scenario for scenario, count in counts.items() if not count], counts[()]
+    fewer = {scenario: count for scenario, count in counts.items() if 0 < count < whole}
+    who, lines = f"{setting.test.subject.name}: {name}", []
+    if none and whole:
+        lines.append(f"{who}: not measured, since no test sample has anything left: without "
+                     f"{few(['+'.join(scenario) for scenario in none], SCENARIOS, '; ')}")
+    if fewer:
+        told = [f"{count} without {'+'.join(scenario)}" for scenario, count in fewer.items()]
+        lines.append(f"{who}: samples that really lack a device are scored where they have anything left, so numbers "
+                     f"are of different samples: {whole} with nothing missing, {few(told, SCENARIOS, '; ')}")
+    return lines
 
 
 def _chance(setting: Setting, run: Run) -> dict[str, float]:

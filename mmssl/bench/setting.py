@@ -11,6 +11,7 @@ from mmssl.bench.bank import Bank
 from mmssl.bench.folds import Fold, make_folds
 from mmssl.bench.suite import Task
 from mmssl.errors import ConfigError, DataError
+from mmssl.eval.rows import known
 from mmssl.registry import nearest
 
 Scenario = tuple[str, ...]
@@ -47,6 +48,14 @@ class Setting:
         """Sets of devices that may be missing: none, then every other one that leaves something of `members`."""
         devices = [d for d, ms in self.devices.items() if set(ms) & set(members)]
         return [lot for size in range(len(devices)) for lot in combinations(devices, size)]
+
+    def tested(self, name: str) -> list[Scenario]:
+        """Sets of devices that are missing where a feature set is tested: none, unless the task asks for all."""
+        return self.scenarios(self.test.members(name)) if self.task.missing == "all" else [()]
+
+    def left(self, name: str, scenario: Scenario, fold: Fold) -> np.ndarray:
+        """Numbers of a fold's test samples that have the label and any of a feature set's modalities left."""
+        return np.flatnonzero(fold.test & self.test.present(name, self.missing(scenario)) & known(self.y_test))
 
     def missing(self, scenario: Scenario) -> list[str]:
         """The modalities of the devices that are missing."""

@@ -76,6 +76,7 @@ class Task:
         match: of retrieval with several windows: "embedding" compares their mean, "similarity" averages their cosines.
         probe: node of a probe: its name and settings.
         train, test: splits of the data set to learn from, and to test on; with folds, all of them are put together.
+        groups: by split, the groups (subjects) that it is made of; one that is not named is as the data set says.
         folds: see Folds; null: none.
         views: see Views.
         fractions: shares of the training labels.
@@ -101,6 +102,7 @@ class Task:
     probe: Node = field(default_factory=lambda: {"name": "linear"})
     train: list[str] = field(default_factory=lambda: ["train"])
     test: list[str] = field(default_factory=lambda: ["test"])
+    groups: dict[str, list[str]] = field(default_factory=dict)
     folds: Folds | None = None
     views: Views = field(default_factory=Views)
     fractions: list[float] = field(default_factory=lambda: [1.0])

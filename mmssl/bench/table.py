@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mmssl.bench.results import Cell, Result
 from mmssl.bench.suite import Suite, Task
+from mmssl.errors import few
 
 HEADINGS = ["task", "encoder", "read from", "labels", "metric", "value (95 % interval)", "random weights", "chance"]
 LOST_HEADINGS = ["task", "encoder", "read from", "labels", "metric", "none missing", "mean of the others", "worst",
@@ -62,7 +63,7 @@ def tables(plan: Suite, results: Sequence[Result]) -> Tables:
     rows, lost = [], []
     by_place = {(result.task, result.subject): result for result in results}
     for result in results:
-        if result.state != "done" or (result.baseline and result.weights == "random weights"):
+        if result.state != "done" or _is_twin(result):
             continue
         twin = by_place.get((result.task, f"{result.subject}, random weights"))
         for cell in result.cells:
@@ -73,6 +74,11 @@ def tables(plan: Suite, results: Sequence[Result]) -> Tables:
     subjects = [f"{r.subject}: {r.origin}; {r.weights}; weights {r.digest[:12]}"
                 for r in {r.subject: r for r in results}.values()]
     return Tables(rows, lost, protocols, subjects, list(_remarks(plan, results)))
+
+
+def _is_twin(result: Result) -> bool:
+    """Whether it is a run's encoders with random weights, which stand in columns beside the run."""
+    return result.baseline and result.weights == "random weights"
 
 
 def _row(result: Result, cell: Cell, twin: Result | None) -> list[str]:
@@ -124,8 +130,8 @@ def _protocol(task: Task, results: Sequence[Result]) -> str:
         what = f"{task.label} ({task.kind.replace('_', ' ')}) by {task.probe['name']}"
         what += f" ({settings})" if settings else ""
         what += ", features standardised within each group" if task.standardise == "group" else ""
-    who = f"train {'+'.join(task.train)}, test {'+'.join(task.test)}" if task.kind != "retrieval" else (
-        f"test {'+'.join(task.test)}")
+    who = f"test {_lots(task, task.test)}"
+    who = f"train {_lots(task, task.train)}, {who}" if task.kind != "retrieval" else who
     if task.folds is not None:
         how = (f"columns {', '.join(task.folds.columns)}" if task.folds.columns else
                f"{len(task.folds.test)} listed folds" if task.folds.test else
@@ -134,6 +140,12 @@ def _protocol(task: Task, results: Sequence[Result]) -> str:
     views = f"{task.views.train} training and {task.views.test} x {task.views.crops} test views"
     hashes = "; records " + ", ".join(f"{s} {h[:12]}" for s, h in done.split_hash.items()) if done else ""
     return f"{task.name}: {what}; {task.root}, {who}; {views}{hashes}"
+
+
+def _lots(task: Task, splits: Sequence[str]) -> str:
+    """Splits by name, with their groups where the task names them."""
+    named = [f"{split} ({few(task.groups[split], 6)})" if split in task.groups else split for split in splits]
+    return "+".join(named)
 
 
 def _remarks(plan: Suite, results: Sequence[Result]) -> Iterable[str]:
@@ -153,7 +165,8 @@ def _remarks(plan: Suite, results: Sequence[Result]) -> Iterable[str]:
                        "it reads, or could not be read")
             for run in {run["note"] for cell in result.cells for run in cell.runs if run.get("note")}:
                 yield f"{task.name}: {result.subject}: {run}"
-            yield from (f"{task.name}: {note}" for note in result.notes)
+            if not _is_twin(result):  # whose notes are those of its run
+                yield from (f"{task.name}: {note}" for note in result.notes)
             lacking = max((c for cell in result.cells for run in cell.runs
                            for c in (run.get("left_out") or {}).values()), default=0)
             if lacking and not result.baseline:

@@ -64,7 +64,7 @@ def _probe(args: argparse.Namespace) -> int:
         from mmssl.bench import probe_missing
         found = probe_missing(args.run, args.checkpoint, args.overrides)
         print(found.text, *(f"\nto look at: {path}" for path in found.pictures))
-        return 0
+        return found.exit_code
     from mmssl import evaluate
     print(evaluate.probe(args.run, args.checkpoint, args.overrides).text)
     return 0

@@ -91,7 +91,7 @@ class Reader:
         Raises:
             DataError: a file that cannot be read or decoded, or none of the modalities; says which, not which record.
         """
-        place = (self.split.name, shard, self.split.stored(shard, record))
+        place = self.split.place(shard, record)
         kept = self.cache.get(place)
         if kept is not None:
             return kept

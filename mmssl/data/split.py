@@ -96,9 +96,21 @@ class Split:
         """File name of the shard and key of the record, for messages."""
         return self.paths[shard].name, self.indices[shard].key(self.stored(shard, record))
 
+    def place(self, shard: int, record: int) -> tuple[str, int]:
+        """File name of the shard and where in it the record begins: the same in every split that has the record."""
+        index = self.indices[shard]
+        return self.paths[shard].name, int(index.offsets[index.starts[self.stored(shard, record)]])
+
     def fields(self, shard: int, record: int) -> list[str]:
         """The fields that a record has; reads nothing."""
         return [name for name, _, _ in self.indices[shard].members(self.stored(shard, record))]
+
+    def all_fields(self) -> list[str]:
+        """The fields that any record has; reads nothing."""
+        kept = self.indices if self._kept is None else [
+            index.select(np.isin(np.arange(len(index)), numbers))
+            for index, numbers in zip(self.indices, self._kept, strict=True)]
+        return sorted({index.fields[number] for index in kept for number in np.unique(index.field_numbers)})
 
     def read(self, shard: int, record: int, only: list[str]) -> dict[str, bytes]:
         """The files of a record under the fields `only`. Raises DataError where they cannot be read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,13 @@ def reading(run: RunDir, verb: str, overrides: list[str] | None) -> Recipe:
     return run.load_recipe(overrides)
 
 
-def split_problems(verb: str, overrides: list[str]) -> list[str]:
+def probe_overrides(overrides: Sequence[str]) -> list[str]:
+    """One line for each override that a probe of a run does not take."""
+    return [*(f"probe: '{o}': only probe.* and data.* may change" for o in overrides
+              if not o.startswith(("probe.", "data."))), *split_problems("probe", overrides)]
+
+
+def split_problems(verb: str, overrides: Sequence[str]) -> list[str]:
     """One line for each override that would have a run tested on groups that it was trained on; `verb` is for it."""
     if any(o.startswith("data.root=") for o in overrides):
         return []

@@ -24,7 +24,7 @@ from mmssl.eval import (
     render,
     retrieval_table,
 )
-from mmssl.evaluate.loading import device_of, open_model, split_problems
+from mmssl.evaluate.loading import device_of, open_model, probe_overrides
 from mmssl.labelled import probe_problems
 from mmssl.methods import Method
 from mmssl.rundir import RunDir, write_json
@@ -63,11 +63,7 @@ def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | 
         DataError: a split that the data set lacks.
     """
     run = RunDir(Path(run_dir))
-    overrides = overrides or []
-    problems = [f"probe: '{o}': only probe.* and data.* may change" for o in overrides
-                if not o.startswith(("probe.", "data."))]
-    problems += split_problems("probe", overrides)
-    if problems:
+    if problems := probe_overrides(overrides or []):
         raise ConfigError(problems)
     recipe = run.load_recipe(overrides)
     if not recipe.probe.labels:
