@@ -11,7 +11,7 @@ from mmssl.data import inspect as manifest_of
 from mmssl.data.demo.cache import NAMES, resolve_root
 from mmssl.data.demo.sheet import contact_sheet
 from mmssl.data.vocabulary import build_vocabulary
-from mmssl.errors import ConfigError
+from mmssl.errors import ConfigError, few
 from mmssl.plugins import announced, load_waiting
 from mmssl.recipe_files import recipe_path
 from mmssl.registry import ALL, SOURCES, check_settings, describe, signature_of
@@ -48,9 +48,8 @@ def inspect_data(root: str) -> str:
         lines.append(f"  {name:<10} {split.records:,} samples in {len(split.shards)} shards, {size:,.1f} MiB{groups}")
     lines += [_assigned(manifest, name, groups) for name, groups in manifest.assignment.items()]
     for name, classes in manifest.labels.items():
-        shown = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
         several = ", several to a sample" if name in manifest.several else ""
-        lines.append(f"  label {name}: {len(classes)} classes{several}: {shown}")
+        lines.append(f"  label {name}: {len(classes)} classes{several}: {few(classes, 12)}")
     lines.append(f"  split hash {manifest.split_hash[:16]}, format {manifest.format_version}")
     return "\n".join(lines)
 
@@ -62,9 +61,8 @@ def _assigned(manifest: Manifest, name: str, groups: list[str]) -> str:
               for label in manifest.labels}
     classes = [f"{cls} {n:,}" for label, names in manifest.labels.items()
                for cls, n in zip(names[:12], counts[label], strict=False)]
-    shown = ", ".join(groups[:8]) + (", …" if len(groups) > 8 else "")
     return (f"  {name:<10} {sum(info.records for info in infos):,} samples of {len(groups)} groups"
-            + (f" ({shown})" if groups else "") + (f": {', '.join(classes)}" if classes else ""))
+            + (f" ({few(groups, 8)})" if groups else "") + (f": {', '.join(classes)}" if classes else ""))
 
 
 def verify_data(root: str) -> tuple[str, int]:

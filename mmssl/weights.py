@@ -9,11 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mmssl.callbacks import read_checkpoint
-from mmssl.errors import ConfigError, DataError
+from mmssl.errors import ConfigError, DataError, few
 from mmssl.nn import Positions, stretch
-
-#: Names that a message lists before it says "and so on".
-SHOWN = 4
 
 
 def init_weights(model: nn.Module, path: str | Path, renamed: Mapping[str, str] | None = None,
@@ -47,15 +44,15 @@ def init_weights(model: nn.Module, path: str | Path, renamed: Mapping[str, str] 
             for name in (*fresh, *other) if name.startswith(tuple(whole))] if whole else []
     if lost:
         raise ConfigError(f"{path}: {len(lost)} tensors that the encoders need are not in it, or of another shape: "
-                          f"{_some(lost)}; leave the sizes of encoders and trunks as they were trained (an input may "
+                          f"{few(lost)}; leave the sizes of encoders and trunks as they were trained (an input may "
                           "grow, a patch may not)")
     if not any(tensor.is_meta for tensor in own.values()):  # in a rehearsal there is nothing to copy to
         model.load_state_dict(taken, strict=False)
     needed = {source[name] for name in taken}
     notes = [f"weights from {path}: {len(taken)} of {len(own)} tensors matched"]
     ignored = stored.keys() - needed - {source[name] for name in other}
-    for what, names, shown in (("tables of positions stretched", stretched, _some(stretched)),
-                               ("of another shape, kept as drawn", other, _some(other)),
+    for what, names, shown in (("tables of positions stretched", stretched, few(stretched)),
+                               ("of another shape, kept as drawn", other, few(other)),
                                ("not in the file, kept as drawn", fresh, _parts(fresh)),
                                ("in the file only, ignored", ignored, _parts(ignored))):
         if names:
@@ -105,7 +102,3 @@ def _parts(names: Iterable[str]) -> str:
     """Names by the part of the model they belong to, with how many: "encoders.text (30), head (4)"."""
     counts = Counter(".".join(name.split(".")[:2 if name.startswith("encoders.") else 1]) for name in names)
     return ", ".join(f"{part} ({count})" for part, count in sorted(counts.items()))
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}"

@@ -14,10 +14,10 @@ from typing import Any
 
 from mmssl.data.schema import FILE_NAME as MANIFEST
 from mmssl.data.shards import ShardIndex, index_path, list_splits
-from mmssl.data.sources.collection import Collection, Unit, few
+from mmssl.data.sources.collection import Collection, Unit
 from mmssl.data.sources.folder import PackFolder
 from mmssl.data.survey import hash_file
-from mmssl.errors import ConfigError, DataError
+from mmssl.errors import ConfigError, DataError, few
 
 #: Name of the stored split that holds every record.
 ALL = "all"

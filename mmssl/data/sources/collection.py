@@ -10,9 +10,7 @@ from typing import Any
 
 from mmssl.data.folds import SplitRule
 from mmssl.data.sources.windows import Layout, Stretch, slug
-from mmssl.errors import ConfigError, DataError
-
-SHOWN = 3  # names in a message
+from mmssl.errors import ConfigError, DataError, few
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,3 @@ class Collection:
                 raise DataError(f"recording '{unit.name}' is there twice, in {few(list(first[unit.name].files))} and "
                                 f"in {few(list(unit.files))}; give each a name of its own")
         return replace(self, units=units)
-
-
-def few(names: Sequence[str]) -> str:
-    """The first names of many, for a message."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
