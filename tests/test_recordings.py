@@ -1,5 +1,6 @@
 """Packing recordings: killed anywhere and run again, the result is the same to the byte, and nothing is read twice."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,7 +27,8 @@ PLAN = {"r1": ("p1", 7), "r2": ("p2", 0), "r3": ("p1", 9), "r4": ("p3", 12), "r5
 
 
 def collection(folder, reads=None, **changes):
-    """Six recordings of four subjects; r2 cannot be read at all, r4 breaks off, a sensor of r5 stops for a while.
+    """Six recordings of four subjects; r2 cannot be read at all, r4 breaks off, a sensor of r5 stops for a while, and
+    something is said of it.
 
     A file that somebody has written anew is whole.
     """
@@ -40,7 +42,8 @@ def collection(folder, reads=None, **changes):
             raise DataError("is no recording")
         if name == "r5":
             signals["b"][10:12] = np.nan
-        notes.append(f"{name}: one remark")
+        if name == "r5":
+            notes.append("r5: its last line is cut")
         for half in (0, 1):
             yield Stretch(signals, half * seconds / 2, (half + 1) * seconds / 2, half)
             if name == "r4" and half == 0 and not whole:
@@ -142,19 +145,53 @@ def test_a_recording_that_failed_is_packed_once_its_file_is_whole_and_the_rest_s
     assert {key for key in records(out, "kind") if key.startswith("r2-")} == {f"r2-w{n:05d}" for n in range(6)}
 
 
-@pytest.mark.parametrize("text", ["R4", "longer"])
-def test_a_recording_that_broke_off_is_packed_anew_with_all_that_stands_after_it(tmp_path, monkeypatch, text):
+@pytest.mark.parametrize(("name", "text"), [("r4", "R4"), ("r4", "longer"), ("r5", "longer")])
+def test_a_recording_that_was_not_whole_is_packed_anew_with_all_that_stands_after_it(tmp_path, monkeypatch, name, text):
     monkeypatch.setattr(recordings, "SHARD_RECORDS", 4)
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     plan, out = collection(tmp_path / "raw"), tmp_path / "set"
     pack_recordings(plan, out)
-    (tmp_path / "raw" / "r4.raw").write_text(text)
+    (tmp_path / "raw" / f"{name}.raw").write_text(text)
     pack_recordings(plan, tmp_path / "fresh" / "set")
     want = tree(tmp_path / "fresh" / "set")
     dies(lambda: pack_recordings(plan, out), 4)
     report = pack_recordings(plan, out)
-    assert tree(out) == want and "r4: breaks off" not in report.bad
+    assert tree(out) == want and ("r4: breaks off" in report.bad) == (name != "r4")
     assert pack_recordings(plan, out).kept == sum(report.records.values())  # and stays
+
+
+def test_a_recording_that_was_under_way_may_be_mended_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "SHARD_RECORDS", 3)
+    plan, out = collection(tmp_path / "raw"), tmp_path / "set"
+    dies(lambda: pack_recordings(plan, out), 7)
+    assert json.loads((out / pack_folder.STATE).read_text())["at"] == ["r1", 3]
+    (tmp_path / "raw" / "r1.raw").write_text("longer")
+    pack_recordings(plan, tmp_path / "fresh" / "set")
+    pack_recordings(plan, out)
+    assert tree(out) == tree(tmp_path / "fresh" / "set")
+
+
+def test_a_recording_that_is_tried_again_and_killed_is_held_against_its_new_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "SHARD_RECORDS", 2)
+    plan, out = collection(tmp_path / "raw"), tmp_path / "set"
+    pack_recordings(plan, out)
+    (tmp_path / "raw" / "r2.raw").write_text("mended")
+    done = len(list(out.glob("all-*.tar")))
+    number = next(n for n in range(1, 40) if dies(lambda: pack_recordings(plan, out), n)  # noqa: B023
+                  and len(list(out.glob("all-*.tar"))) > done + 1)
+    digest = hashlib.sha256(b"mended").hexdigest()
+    assert number > 1 and json.loads((out / pack_folder.STATE).read_text())["at"][0] == "r2"
+    report = pack_recordings(replace(plan, checksums={"r2.raw": digest}), out)
+    assert not any(line.startswith("r2") for line in report.bad) and len(records(out, "kind")) > 6
+
+
+def test_a_file_behind_a_link_to_nowhere_is_listed_and_the_rest_is_packed(tmp_path):
+    plan = collection(tmp_path / "raw")
+    (tmp_path / "raw" / "r3.raw").unlink()
+    (tmp_path / "raw" / "r3.raw").symlink_to(tmp_path / "nowhere")
+    report = pack_recordings(plan, tmp_path / "set")
+    assert any("r3.raw: cannot be read (No such file" in line for line in report.bad)
+    assert {key.partition("-")[0] for key in records(tmp_path / "set", "kind")} == {"r1", "r4", "r5", "r6"}
 
 
 def test_a_recording_that_is_new_is_added_and_one_that_is_gone_is_refused(tmp_path):
@@ -166,7 +203,7 @@ def test_a_recording_that_is_new_is_added_and_one_that_is_gone_is_refused(tmp_pa
     pack_recordings(plan, tmp_path / "fresh" / "set")
     assert report.kept == sum(first.records.values()) > 0 and tree(out)["all-000000.tar"] == before
     assert without_order(out) == without_order(tmp_path / "fresh" / "set")
-    with pytest.raises(ConfigError, match="holds windows of r3, r5, which are not asked for now, or not found; bring"):
+    with pytest.raises(ConfigError, match="holds windows of r3, r5, which are not asked for now, not found, or named otherwise"):
         pack_recordings(few, out)
 
 
@@ -225,8 +262,7 @@ def test_the_manifest_tells_of_each_subject_what_its_records_hold(tmp_path):
             np.testing.assert_allclose(total([info.moments[modality]]).std, together.std(1), rtol=1e-9)
     train = np.concatenate([arrays["a"] for arrays, _, group in found.values() if group in ("p1", "p2")], 1)
     np.testing.assert_allclose(manifest.modalities["a"].mean, train.mean(1, dtype=np.float64), rtol=1e-9)
-    assert report.bad == ["r1: one remark", "r2: is no recording", "r3: one remark", "r4: one remark", "r4: breaks off",
-                          "r5: one remark", "r6: one remark"]
+    assert report.bad == ["r2: is no recording", "r4: breaks off", "r5: its last line is cut"]
     assert "b is missing from 1 of" in report.notes[0] and not list(verify(tmp_path / "set"))
     assert "all" in manifest.splits and len(Split(tmp_path / "set", "all")) == len(found)
 

@@ -90,8 +90,12 @@ def test_files_of_another_form_are_listed_and_what_is_there_is_kept(tmp_path):
              5: {**good, "signal": {"chest": {**chest, "ECG": chest["ECG"][:-7], "EDA": chest["ACC"]}}}}
     for subject, tree in trees.items():
         write(tmp_path / "raw" / f"S{subject}" / f"S{subject}.pkl", tree)
+    for subject, tree in {6: {**good, "signal": {"chest": good["label"]}},
+                          7: {"label": good["label"][:0], "signal": {"chest": {"ECG": chest["ECG"][:0]}}}}.items():
+        write(tmp_path / "raw" / f"S{subject}" / f"S{subject}.pkl", tree)
     report = pack_wesad(str(tmp_path / "raw"), str(tmp_path / "out"), test_subjects=["S5"])
     text = "\n".join(report.bad)
+    assert "'signal.chest' holds no sensors by name" in text and "S7: there is no stretch with a label" in text
     assert "S2.pkl: signal.chest.EMG is missing" in text and "has no 'signal.chest'" in text
     assert "'label' is no row of whole numbers" in text and "signal.chest.EDA is missing, or no column" in text
     assert f"signal.chest.ECG has {len(chest['ECG']) - 7} samples for {len(good['label'])} labels" in text

@@ -36,7 +36,8 @@ def fresh() -> dict[str, Any]:
 def hold(folder: PackFolder, collection: Collection) -> None:
     """Bring a folder to where packing a collection can go on. Shards that nobody wrote down go.
 
-    A recording that broke off, and whose files have changed since, is taken out with all that stands after it.
+    A recording of which something was left out, or that was under way, and whose files have changed since, is taken
+    out with all that stands after it.
 
     Raises:
         ConfigError: windows are there of recordings that are not asked for, or whose files have changed since.
@@ -48,8 +49,9 @@ def hold(folder: PackFolder, collection: Collection) -> None:
     packed += [state["at"][0]] if state["at"] and state["at"][0] not in packed else []
     gone = [name for name in packed if name not in units]
     if gone:
-        raise ConfigError(f"{folder.root}: holds windows of {few(gone)}, which are not asked for now, or not found; "
-                          f"bring them back, or {ANEW}. A recipe can leave subjects out: data.split")
+        raise ConfigError(f"{folder.root}: holds windows of {few(gone)}, which are not asked for now, not found, or "
+                          f"named otherwise since others have the same name; bring them back, or {ANEW}. A recipe can "
+                          f"leave subjects out: data.split")
     mended = [name for name in packed if _mended(state, units[name])]
     changed = [name for name in packed if name not in mended and state["files"][name] != units[name].sizes()]
     if changed:
@@ -78,11 +80,14 @@ def read_hash(path: Path) -> str:
 
 
 def _mended(state: Mapping[str, Any], unit: Unit) -> bool:
-    """Whether a recording broke off after some of its windows, and has other files now."""
+    """Whether a recording is not whole, so that something was said of it or it was under way, and has other files now.
+
+    Of one that was under way only the sizes are known.
+    """
     row = state["tallies"].get(unit.name)
-    if row is None or not row["broke"]:
+    if row is not None and not row["bad"]:
         return False
-    return state["files"][unit.name] != unit.sizes() or any(
+    return state["files"][unit.name] != unit.sizes() or row is not None and any(
         read_hash(path) != row["files"].get(name) for name, path in unit.files.items())
 
 

@@ -35,8 +35,8 @@ class Unit:
         return slug(self.name, self.group)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file."""
-        return {name: path.stat().st_size for name, path in self.files.items()}
+        """Bytes of each file; 0 of one that cannot be looked at, e.g. behind a link to nowhere, and so not be read."""
+        return {name: path.stat().st_size if path.exists() else 0 for name, path in self.files.items()}
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def _write(folder: PackFolder, collection: Collection) -> int:
     with ShardWriter(folder.stage, ALL, SHARD_BYTES, SHARD_RECORDS) as writer:
         for unit in todo:
             tally, number, before = Tally(), 0, skip.get(unit.name, 0)
+            state["tallies"].pop(unit.name, None)  # of an attempt that packed nothing
             state["files"][unit.name] = sizes[unit.name]
             for number, (key, files) in enumerate(_records(unit, collection, tally, hashes), 1):
                 if number > before:
@@ -123,7 +124,6 @@ def _records(unit: Unit, collection: Collection, tally: Tally, hashes: dict[Path
             tally.bad.append(f"{unit.name}: {_no_window(collection.layout, longest)}")
     except DataError as error:
         tally.bad.append(f"{unit.name}: {error}")
-        tally.broke = True
     if tally.empty:
         tally.bad.append(f"{unit.name}: {tally.empty} windows in which no sensor has values throughout")
 

@@ -74,7 +74,7 @@ def pack_signals(source: str, description: str, out: str, checksums: str | None 
     label = plan.label
     layout = Layout(sensors, plan.window.seconds, plan.window.step, label.name if label else None,
                     label.names if label else [])
-    settings = {k: v for k, v in asdict(plan).items() if k not in ("split", "notes")}
+    settings = {k: v for k, v in asdict(plan).items() if k not in ("split", "notes", "subjects")}
     units = joined_units(store, plan) if plan.recordings is not None else units_of(store, plan)
     return pack_recordings(Collection("signals", layout, units, lambda groups: plan.split, settings,
                                       plan.notes, read_checksums(checksums)), out)
@@ -168,11 +168,15 @@ def stretches(store: Store, plan: Description, place: Place, notes: list[str]) -
 def joined_units(store: Store, plan: Description) -> list[Unit]:
     """One recording for each part of arrays in which they stand one after the other."""
     offsets = one_column(store.read(plan.recordings.offsets), plan.recordings.offsets)
-    if not len(offsets) or offsets.dtype.kind not in "iuf" or not np.array_equal(offsets, np.round(offsets)):
+    if not len(offsets) or offsets.dtype.kind not in "iuf" or not np.array_equal(offsets, np.round(offsets)) \
+            or offsets[0] < 0:
         raise DataError(f"{store.path}: '{plan.recordings.offsets}' holds {len(offsets)} values of type "
                         f"{offsets.dtype}; expected whole numbers, the positions where recordings begin")
     offsets = offsets.astype(int)
-    subjects = one_column(store.read(plan.recordings.subject), plan.recordings.subject)
+    subjects = [subject.decode("utf-8", errors="replace") if isinstance(subject, bytes) else str(subject)
+                for subject in one_column(store.read(plan.recordings.subject), plan.recordings.subject)]
+    if "" in subjects:
+        raise DataError(f"{store.path}: '{plan.recordings.subject}' has no name for recording {subjects.index('')}")
 
     @cache
     def load() -> tuple[dict[str, Signal], np.ndarray | None]:
@@ -197,7 +201,7 @@ def joined_units(store: Store, plan: Description) -> list[Unit]:
                             notes)
 
     names = [f"{subject}-r{number:04d}" for number, subject in enumerate(subjects)]
-    return [Unit(name, str(subjects[number]), {store.path.name: store.path}, partial(read, number, name))
+    return [Unit(name, subjects[number], {store.path.name: store.path}, partial(read, number, name))
             for number, name in enumerate(names)]
 
 

@@ -98,6 +98,8 @@ def read_subject(path: Path, notes: list[str]) -> tuple[np.ndarray, dict[str, np
     labels, chest = _at(tree, path, "label"), _at(tree, path, "signal", "chest")
     if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: 'label' is no row of whole numbers; expected WESAD's own files")
+    if not isinstance(chest, Mapping):
+        raise DataError(f"{path}: 'signal.chest' holds no sensors by name; expected WESAD's own files")
     found = {}
     for name, (key, _) in SENSORS.items():
         values = chest.get(key)

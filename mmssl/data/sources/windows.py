@@ -98,7 +98,6 @@ class Tally:
         empty: windows without any, which are left out.
         bad: one line for each thing that was left out.
         files: SHA-256 by raw file.
-        broke: an error ended its reading.
     """
 
     info: GroupInfo = field(default_factory=GroupInfo)
@@ -106,7 +105,6 @@ class Tally:
     empty: int = 0
     bad: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
-    broke: bool = False
 
 
 def records(stretch: Stretch, layout: Layout, group: str, tally: Tally) -> Iterator[dict[str, bytes] | None]:
@@ -142,6 +140,8 @@ def _count(tally: Tally, layout: Layout, present: Mapping[str, np.ndarray], labe
 
 def runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
     """First and one past the last position of each longest run of equal values."""
+    if not len(values):
+        return
     edges = np.flatnonzero(values[1:] != values[:-1]) + 1
     yield from zip([0, *edges.tolist()], [*edges.tolist(), len(values)])
 
