@@ -30,8 +30,10 @@ def probe_problems(how: Probe, known: Sequence[str], split: Split) -> list[str]:
     """
     problems = [f"probe.features: no feature is called '{name}'{nearest(name, known)}" for name in how.features
                 if name not in known]
-    return problems + [f"probe.labels: {split.root} has no label '{label}'{nearest(label, split.labels)}"
-                       for label in how.labels if split.labels and label not in split.labels]
+    problems += [f"probe.labels: {split.root} has no label '{label}'{nearest(label, split.labels)}"
+                 for label in how.labels if split.labels and label not in split.labels]
+    return problems + [f"probe.labels: of '{label}' a sample may have several classes, and this probe learns one; take "
+                       "a task of `mmssl bench`, or online.labels" for label in how.labels if label in split.several]
 
 
 def with_classes(recipe: Recipe, manifest: Manifest, root: Path) -> Recipe:

@@ -8,6 +8,7 @@ from small_runs import checkpoint, make_clips, mmssl, one_message
 
 import mmssl as library
 from mmssl import build
+from mmssl.bench.subject import random_twin, run_subject
 from mmssl.config import load
 from mmssl.nn.outside import TorchaudioEncoder
 
@@ -40,8 +41,10 @@ def test_the_documented_recipe_trains_with_a_frozen_and_a_trained_encoder(tmp_pa
                        weights["encoders.audio.model.encoder.transformer.layer_norm.weight"])
     recipe = load(tmp_path / "run" / "recipe.yaml")
     random = build.method(build.at_random(recipe), build.modalities(recipe))
-    assert not torch.equal(random.encoders["video"].model.state_dict()["blocks.0.attn.qkv.weight"],
-                           kept["blocks.0.attn.qkv.weight"])
+    twin = random_twin(run_subject(tmp_path / "run"), tmp_path / "run")
+    for encoders in (random.encoders, twin.encoders):
+        assert not torch.equal(encoders["video"].model.state_dict()["blocks.0.attn.qkv.weight"],
+                               kept["blocks.0.attn.qkv.weight"])
 
 
 def test_weights_that_are_not_there_or_of_another_model_stop_before_a_run_has_a_folder(tmp_path, capsys):

@@ -155,10 +155,9 @@ def run_subject(run_dir: str | Path, checkpoint: str = "last") -> Subject:
 
 
 def random_twin(subject: Subject, run_dir: str | Path) -> Subject:
-    """The same encoders with weights drawn anew (seed + 1)."""
+    """The same encoders with weights drawn anew (seed + 1), also where the run's began with those of a file."""
     run = RunDir(Path(run_dir))
-    recipe = run.load_recipe()
-    recipe = dataclasses.replace(recipe, seed=recipe.seed + 1)
+    recipe = build.at_random(run.load_recipe())
     parts = build.modalities(recipe)
     model = build.method(recipe, parts).eval()
     twin = _of_recipe(recipe, run, model, parts, "random weights", f"{run.root}, random weights")

@@ -78,11 +78,12 @@ def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | 
     found = {heading: _features(model.to(device), recipe, data)
              for heading, model in (("trained", trained), ("random weights", untrained))}
     how = recipe.probe
-    tables = {label: {heading: probe_table(train, test, label, how.features, how.fractions, how.seeds, recipe.seed)
+    names = data.open(recipe.data.test).labels
+    tables = {label: {heading: probe_table(train, test, label, how.features, how.fractions, how.seeds, recipe.seed,
+                                           len(names.get(label, [])) or None)
                       for heading, (train, test) in found.items()} for label in how.labels}
     matches = retrieve(trained, data.loader(recipe.data.test))
     text = "\n\n".join([*(render(t) for t in tables.values()), *([_retrieval_text(matches)] if matches else [])])
-    names = data.open(recipe.data.test).labels
     write_json(run.root / "probe.json", {
         "classes": {label: _class_names(names.get(label), by["trained"].classes) for label, by in tables.items()},
         "checkpoint": checkpoint, "split_hash": completing.split_hash(recipe),

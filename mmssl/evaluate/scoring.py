@@ -67,7 +67,8 @@ def score(run_dir: str | Path, checkpoint: str | None = None, overrides: list[st
     Source: arXiv 2104.11178, section A.3 (mean of logits).
 
     Args:
-        run_dir: folder of the run; the result is written there as `score.json` and `score.txt`.
+        run_dir: folder of the run; the result is written there as `score.json` and `score.txt`, of other samples than
+            the run's own test split as `score-SPLIT.json`, of another data set as `score-DATA-SPLIT.json`.
         checkpoint: "last", "best", or a file; None: best, where there is one.
         overrides: `data.…=…`, `finetune.windows=…`, `finetune.crops=…`.
         split: default, the recipe's `data.test`.
@@ -104,12 +105,13 @@ def score(run_dir: str | Path, checkpoint: str | None = None, overrides: list[st
         raise DataError(f"{root}: no sample of '{split or recipe.data.test}' could be scored; all {found.left_out} "
                         f"lack the label or what is read, or cannot be read: see {run.bad_samples_file}")
     report = _report(model, recipe, found, f"{path.name}, step {step}, on '{split or recipe.data.test}' of {root}")
-    write_json(run.root / "score.json", {
+    name = _file_name(run, recipe, root, split or recipe.data.test)
+    write_json(run.root / f"{name}.json", {
         "checkpoint": str(path), "step": step, "split": split or recipe.data.test, "data": str(root),
         "label": recipe.finetune.label, "classes": recipe.finetune.class_names, "windows": recipe.finetune.windows,
         "crops": recipe.finetune.crops, "left_out": found.left_out, "chance": report.chance,
         "scores": report.scores.as_dict()})
-    write_whole(run.root / "score.txt", (report.text + "\n").encode())
+    write_whole(run.root / f"{name}.txt", (report.text + "\n").encode())
     if out is not None:
         _write_npz(Path(out), found, recipe.finetune.class_names)
     return report
@@ -159,6 +161,15 @@ def _report(model: Classifier, recipe: Recipe, found: Predictions, where: str) -
         luck = f"   (without looking: {chance[name]:.3f})" if name in chance else ""
         lines.append(f"  {name:<10} {'undefined' if value is None else f'{value:.3f}'}{luck}")
     return ScoreReport(result, chance, found.left_out, "\n".join(lines))
+
+
+def _file_name(run: RunDir, recipe: Recipe, root: Path, split: str) -> str:
+    """What a result is called, so that none of other samples takes the place of the run's own."""
+    own = run.load_recipe()
+    if root.resolve() != completing.data_root(own).resolve():
+        return f"score-{root.name}-{split}"
+    mine = split == own.data.test and recipe.data.split == own.data.split
+    return "score" if mine else f"score-{split}"
 
 
 def _write_npz(path: Path, found: Predictions, classes: list[str]) -> None:

@@ -87,8 +87,8 @@ def _mended(state: Mapping[str, Any], unit: Unit) -> bool:
     row = state["tallies"].get(unit.name)
     if row is not None and not row["bad"]:
         return False
-    return state["files"][unit.name] != unit.sizes() or row is not None and any(
-        read_hash(path) != row["files"].get(name) for name, path in unit.files.items())
+    return state["files"][unit.name] != unit.sizes() or (row is not None and any(
+        read_hash(path) != row["files"].get(name) for name, path in unit.files.items()))
 
 
 def _against_list(folder: PackFolder, collection: Collection, tallies: Mapping[str, Any]) -> None:
