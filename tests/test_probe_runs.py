@@ -24,7 +24,9 @@ def test_a_class_that_no_sample_has_counts_in_macro_f1_and_chance(capsys, signal
         made["labels"]["act"] += more
         manifest.write_text(json.dumps(made))
         assert mmssl(capsys, "probe", "--run", signals / "run", "probe.labels=[act]", *ONCE)[0] == 0
-        tables.append(json.loads((signals / "run" / "probe.json").read_text())["labels"]["act"]["trained"])
+        found = json.loads((signals / "run" / "probe.json").read_text())
+        assert (found["data"], found["test"]) == (str(signals / "set"), "test") and "train" in found["train"]
+        tables.append(found["labels"]["act"]["trained"])
     manifest.write_text(before)
     plain, wider = tables
     assert (plain["classes"], wider["classes"]) == (3, 4) and wider["chance"]["uniform"] == 1 / 4

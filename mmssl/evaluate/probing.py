@@ -87,6 +87,7 @@ def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | 
     write_json(run.root / "probe.json", {
         "classes": {label: _class_names(names.get(label), by["trained"].classes) for label, by in tables.items()},
         "checkpoint": checkpoint, "split_hash": completing.split_hash(recipe),
+        "data": str(completing.data_root(recipe)), "train": list(how.train), "test": recipe.data.test,
         "retrieval": {name: dataclasses.asdict(result) for name, result in matches.items()},
         "labels": {label: {heading: t.as_dict() for heading, t in by.items()} for label, by in tables.items()}})
     write_whole(run.root / "probe.txt", (text + "\n").encode())
