@@ -95,6 +95,20 @@ def test_other_broken_files(ext, data):
         decode(ext, data)
 
 
+@pytest.mark.parametrize("ext", ["mp4", "wav", "jpg"])
+def test_a_file_that_points_elsewhere_opens_nothing(tmp_path, ext):
+    """FFmpeg goes by what a file holds, not by its name: a list would open other files, a description a socket."""
+    (tmp_path / "secret.mp4").write_bytes(encode_mp4(film(4), 10))
+    session = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 5004 RTP/AVP 96\r\n"
+    texts = [f"ffconcat version 1.0\nfile {tmp_path}/secret.mp4\n", f"{session}a=rtpmap:96 H264/90000\r\n"]
+    for text in texts:
+        with pytest.raises(DataError, match=f"^{ext}: is none of the formats that are read here"):
+            decode(ext, text.encode())
+        (tmp_path / f"x.{ext}").write_text(text)
+        with pytest.raises(DataError, match=rf"x\.{ext}: is none of the formats"):
+            codecs.read_video_and_sound(tmp_path / f"x.{ext}")
+
+
 def test_limits_hold_before_memory_is_taken(monkeypatch):
     data, flac = encode_mp4(film(), 10), encode_flac(sound(), 16000)
     monkeypatch.setattr(codecs, "VIDEO_LIMIT", 10 * 48 * 64 * 3)

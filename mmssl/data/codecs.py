@@ -33,6 +33,11 @@ VIDEO = ("mp4", "mkv", "webm", "mov", "avi")
 SOUND = ("flac", "wav", "ogg", "mp3", "m4a")
 LOSSLESS = ("flac", "wav")
 BITEXACT = {"fflags": "+bitexact"}
+#: What FFmpeg may take a file for, whatever its name says: formats that hold their media, none that points elsewhere
+#: (playlists open other files, stream descriptions open sockets).
+MEDIA = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpeg", "mpegts", "flv", "asf",
+         "flac", "wav", "ogg", "mp3", "aac", "aiff")
+PICTURES = ("jpeg_pipe", "mjpeg", "png_pipe", "webp_pipe", "bmp_pipe", "gif")
 
 
 def decode(ext: str, data: bytes, info: ModalityInfo | None = None) -> Clip:
@@ -86,7 +91,7 @@ def decode_sound(data: bytes, info: ModalityInfo) -> Clip:
 
 def decode_image(data: bytes, info: ModalityInfo) -> Clip:
     """A picture as Clip(uint8 (1, H, W, 3) RGB, no rate). Raises DataError like `decode_video`. No paper: ours."""
-    with _open(data) as container:
+    with _open(data, PICTURES) as container:
         frames, _ = _frames(container)
     return Clip(torch.from_numpy(frames[:1]), None)
 
@@ -121,8 +126,13 @@ def read_video_and_sound(path: str | Path) -> tuple[Clip | None, Clip | None]:
     return video, sound
 
 
-def _open(data: bytes) -> av.container.InputContainer:
-    return av.open(io.BytesIO(data), mode="r", metadata_errors="ignore")
+def _open(data: bytes, formats: tuple[str, ...] = MEDIA) -> av.container.InputContainer:
+    """A file of one of `formats`, which may open nothing else. Raises DataError for another."""
+    safe = {"format_whitelist": ",".join(formats), "protocol_whitelist": "none"}
+    try:
+        return av.open(io.BytesIO(data), mode="r", metadata_errors="ignore", options=safe)
+    except av.error.ArgumentError:  # how FFmpeg says that a format is not on its list
+        raise DataError(f"is none of the formats that are read here ({', '.join(formats)}); encode it again") from None
 
 
 def _packets(container: av.container.InputContainer, stream: av.stream.Stream):
