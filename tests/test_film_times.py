@@ -1,6 +1,7 @@
 """Pictures and sound of real films stand where their times put them, whatever the headers say."""
 
 import io
+import struct
 from fractions import Fraction
 
 import av
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from small_media import film
 
-from mmssl.data import decode, media, read_video_and_sound
+from mmssl.data import decode, encode_mp4, media, read_video_and_sound
 from mmssl.errors import DataError
 
 RATE = 25
@@ -131,3 +132,40 @@ def test_times_that_run_backwards_are_refused(monkeypatch):
         decode("mkv", data)
     with pytest.raises(DataError, match=r"the times of the sound run backwards by 2\.0\d* s"):
         decode("m4a", data)
+
+
+@pytest.mark.parametrize("matrix, turns", [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
+def test_a_film_of_a_camera_that_lay_on_its_side_is_upright(matrix, turns):
+    """The matrix in a track's header maps what is stored to what is shown; (0, 1, -1, 0) is clockwise."""
+    def header(a, b, c, d):
+        return struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+
+    frames = film(4)
+    data = encode_mp4(frames, 10, crf=1)
+    track = data.index(b"tkhd")
+    turned = data[:track] + data[track:].replace(header(1, 0, 0, 1), header(*matrix), 1)
+    seen, want = decode("mp4", turned).data, np.rot90(decode("mp4", data).data.numpy(), turns, axes=(1, 2))
+    assert np.array_equal(seen.numpy(), want) and not np.array_equal(want, np.rot90(want, 2, axes=(1, 2)))
+    askew = data[:track] + data[track:].replace(header(1, 0, 0, 1), struct.pack(
+        ">9i", 46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30), 1)
+    with pytest.raises(DataError, match="turn its pictures by -45 degrees, which is no quarter turn"):
+        decode("mp4", askew)
+
+
+def test_a_photograph_of_a_camera_that_lay_on_its_side_is_upright():
+    """The orientations of EXIF that turn, by the corner in which what was white stands."""
+    frame, file = np.zeros((48, 64, 3), np.uint8), io.BytesIO()
+    frame[:24, :32] = 255
+    with av.open(file, "w", format="image2pipe") as out:
+        stream = out.add_stream("mjpeg", rate=1)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj444p"
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+    plain = file.getvalue()
+    corners = {1: (0, 0), 3: (1, 1), 6: (0, 1), 8: (1, 0)}  # row, column
+    for orientation, (row, column) in corners.items():
+        exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHHI", 0x112, 3, 1, orientation, 0, 0)
+        picture = decode("jpg", plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]).data[0]
+        height, width = (48, 64) if orientation < 5 else (64, 48)
+        quarters = picture.float().mean(-1).reshape(2, height // 2, 2, width // 2).mean((1, 3)) > 128
+        assert quarters.nonzero().tolist() == [[row, column]], orientation

@@ -79,29 +79,43 @@ def read_video(container: av.container.InputContainer) -> tuple[Clip, float | No
 
 
 def read_frames(container: av.container.InputContainer) -> tuple[np.ndarray, np.ndarray]:
-    """All frames uint8 (T, H, W, 3) and their times in seconds (T,); NaN where a frame has none. No paper: ours.
+    """All frames uint8 (T, H, W, 3), upright, and their times in seconds (T,); NaN where a frame has none. Ours.
 
     Raises:
-        DataError: no video, not one frame, a damaged one, frames of several sizes, or more than the limits.
+        DataError: no video, not one frame, a damaged one, frames of several sizes, turned by other than quarter turns,
+            or more than the limits.
     """
     if not container.streams.video:
         raise DataError("holds no video stream")
     stream = container.streams.video[0]
     if stream.codec_context.width * stream.codec_context.height > FRAME_LIMIT:
         raise DataError(f"frames of {stream.codec_context.width}x{stream.codec_context.height} pixels are too large")
-    frames, times, taken = [], [], 0
+    frames, times, taken, size = [], [], 0, None
     convert = av.video.reformatter.VideoReformatter()  # one for all frames: making one costs more than using it
     for frame in _packets(container, stream):
         taken += frame.width * frame.height * 3
         if taken > VIDEO_LIMIT or len(frames) >= FRAMES_LIMIT:
             raise DataError(f"more than {VIDEO_LIMIT} bytes or {FRAMES_LIMIT} frames; cut it into shorter records")
-        if frames and frames[0].shape[:2] != (frame.height, frame.width):
+        if size not in (None, (frame.height, frame.width, frame.rotation)):
             raise DataError("the size of the frames changes inside the file")
-        frames.append(convert.reformat(frame, format="rgb24", threads=1).to_ndarray())
+        size = frame.height, frame.width, frame.rotation
+        frames.append(_upright(convert.reformat(frame, format="rgb24", threads=1).to_ndarray(), frame.rotation))
         times.append(np.nan if frame.time is None else frame.time)
     if not frames:
         raise DataError("not one frame can be decoded")
     return np.stack(frames), np.array(times)
+
+
+def _upright(picture: np.ndarray, angle: int) -> np.ndarray:
+    """A picture (H, W, 3) turned as its file says, by `angle` degrees counterclockwise; cameras store it as they lay.
+
+    PyAV tells the angle alone: what a file also says to mirror is turned only.
+    """
+    turns, rest = divmod(angle, 90)
+    if rest:
+        raise DataError(f"the file says to turn its pictures by {angle} degrees, which is no quarter turn; encode it "
+                        "again")
+    return np.ascontiguousarray(np.rot90(picture, turns))
 
 
 def frame_rate(times: np.ndarray, stated: list[float]) -> float:
