@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_media import film, sound
 
-from mmssl.data import ModalityInfo, codecs, decode, encode_flac, encode_mp4, encode_npy
+from mmssl.data import ModalityInfo, codecs, decode, encode_flac, encode_mp4, encode_npy, media
 from mmssl.errors import DataError
 
 
@@ -31,15 +31,15 @@ def test_a_video_that_was_cut_off(tmp_path, part):
 
 def test_a_video_that_lost_whole_frames_is_not_a_short_clip(monkeypatch):
     """The decoder gives up quietly after 12 of 20 frames: the promise of the container tells."""
-    real = codecs._packets
-    monkeypatch.setattr(codecs, "_packets", lambda c, s: (f for n, f in enumerate(real(c, s)) if n < 12))
+    real = media._packets
+    monkeypatch.setattr(media, "_packets", lambda c, s: (f for n, f in enumerate(real(c, s)) if n < 12))
     with pytest.raises(DataError, match=r"12 frames can be decoded, the file promises 20; it was cut off"):
         decode("mp4", encode_mp4(film(), 10))
 
 
 def test_sound_that_lost_whole_blocks_is_not_a_short_clip(monkeypatch):
-    real = codecs._packets
-    monkeypatch.setattr(codecs, "_packets", lambda c, s: (f for n, f in enumerate(real(c, s)) if n < 2))
+    real = media._packets
+    monkeypatch.setattr(media, "_packets", lambda c, s: (f for n, f in enumerate(real(c, s)) if n < 2))
     with pytest.raises(DataError, match=r"samples can be decoded, the file promises 16001; it was cut off"):
         decode("flac", encode_flac(sound(), 16000))
 
@@ -95,15 +95,29 @@ def test_other_broken_files(ext, data):
         decode(ext, data)
 
 
+@pytest.mark.parametrize("ext", ["mp4", "wav", "jpg"])
+def test_a_file_that_points_elsewhere_opens_nothing(tmp_path, ext):
+    """FFmpeg goes by what a file holds, not by its name: a list would open other files, a description a socket."""
+    (tmp_path / "secret.mp4").write_bytes(encode_mp4(film(4), 10))
+    session = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 5004 RTP/AVP 96\r\n"
+    texts = [f"ffconcat version 1.0\nfile {tmp_path}/secret.mp4\n", f"{session}a=rtpmap:96 H264/90000\r\n"]
+    for text in texts:
+        with pytest.raises(DataError, match=f"^{ext}: is none of the formats that are read here"):
+            decode(ext, text.encode())
+        (tmp_path / f"x.{ext}").write_text(text)
+        with pytest.raises(DataError, match=rf"x\.{ext}: is none of the formats"):
+            codecs.read_video_and_sound(tmp_path / f"x.{ext}")
+
+
 def test_limits_hold_before_memory_is_taken(monkeypatch):
     data, flac = encode_mp4(film(), 10), encode_flac(sound(), 16000)
-    monkeypatch.setattr(codecs, "VIDEO_LIMIT", 10 * 48 * 64 * 3)
+    monkeypatch.setattr(media, "VIDEO_LIMIT", 10 * 48 * 64 * 3)
     with pytest.raises(DataError, match="shorter records"):
         decode("mp4", data)
-    monkeypatch.setattr(codecs, "FRAME_LIMIT", 1000)
+    monkeypatch.setattr(media, "FRAME_LIMIT", 1000)
     with pytest.raises(DataError, match="64x48 pixels are too large"):
         decode("mp4", data)
-    monkeypatch.setattr(codecs, "SAMPLES_LIMIT", 16000)
+    monkeypatch.setattr(media, "SAMPLES_LIMIT", 16000)
     with pytest.raises(DataError, match="more than 16000 samples"):
         decode("flac", flac)
     monkeypatch.setattr(codecs, "FILE_LIMIT", 100)

@@ -13,6 +13,9 @@ from torch import Tensor
 from mmssl.errors import DataError
 from mmssl.transforms.time import take, whole_ratio, window_indices
 
+KERNEL_LIMIT = 1 << 20  # weights that are computed at once, of 8 bytes
+ZEROS, ROLLOFF = 6, 0.99  # torchaudio's windowed sinc: zero crossings on either side, share of the band that stays
+
 
 def sound_window(wave: Float[Tensor, "C T"], have: float, want: float, start: float, count: int,
                  resample: str) -> Float[Tensor, "count"]:
@@ -35,13 +38,39 @@ def sound_window(wave: Float[Tensor, "C T"], have: float, want: float, start: fl
     if resample == "sinc" and have != want:
         raw = math.ceil(count * have / want)
         cut = take(wave, window_indices(wave.shape[-1], round(start * have), raw), axis=1).mean(dim=0)
-        return torchaudio.functional.resample(cut, round(have), round(want))[:count]
+        return _sinc(cut, round(have), round(want))[:count]
     if ratio != 1 and (resample == "none" or ratio is None):
         remedy = "Set `resample: sinc`" + (" or `resample: decimate`" if ratio is not None else "")
         raise DataError(f"the sound has {have:g} Hz, but the recipe expects {want:g} Hz. {remedy} for this modality, "
                         f"or set its `rate` to {have:g}.")
     index = window_indices(wave.shape[-1], round(start * have), count, ratio)
     return take(wave, index, axis=1).mean(dim=0)
+
+
+def _sinc(wave: Float[Tensor, "T"], have: int, want: int) -> Float[Tensor, "S"]:
+    """Sound (T,) at another rate, by torchaudio; rates with no large common divisor, step by step."""
+    common = math.gcd(have, want)
+    if (have // common) * (want // common) > KERNEL_LIMIT:  # 44,101 Hz at 16 kHz would take gigabytes
+        return _sinc_by_steps(wave, have, want)
+    return torchaudio.functional.resample(wave, have, want)
+
+
+def _sinc_by_steps(wave: Float[Tensor, "T"], have: int, want: int) -> Float[Tensor, "S"]:
+    """What torchaudio's `resample` computes, with weights for each sample of the result, a block at a time.
+
+    Ours: torchaudio has weights for every pair of a sample of the one rate and of the other until these meet again.
+    """
+    band = ROLLOFF * min(have, want) / have  # as a share of the band of `wave`
+    width = math.ceil(ZEROS / band)
+    taps, padded = torch.arange(-width, width + 1), torch.nn.functional.pad(wave, (width, width + 1))
+    parts = []
+    for steps in torch.arange(math.ceil(len(wave) * want / have)).split(max(1, KERNEL_LIMIT // len(taps))):
+        near = steps * have // want
+        rest = (steps * have % want).double() / want
+        t = ((taps - rest[:, None]) * band).clamp(-ZEROS, ZEROS)
+        weights = torch.sinc(t) * torch.cos(t * (math.pi / ZEROS / 2)) ** 2 * band
+        parts.append((padded[near[:, None] + taps + width] * weights.to(wave.dtype)).sum(dim=1))
+    return torch.cat(parts)
 
 
 def add_noise(wave: Float[Tensor, "*shape"], level: float, generator: np.random.Generator) -> Float[Tensor, "*shape"]:
