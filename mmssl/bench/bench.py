@@ -21,13 +21,12 @@ from mmssl.bench.setting import settle
 from mmssl.bench.subject import Subject, random_twin, run_subject
 from mmssl.bench.suite import NotServed, Suite, Task, load_suite
 from mmssl.bench.table import markdown, text_table
-from mmssl.completing import data_root
+from mmssl.completing import data_root, seen
 from mmssl.data import inspect as manifest_of
 from mmssl.data.demo.cache import PREFIX, resolve_root
 from mmssl.data.files import list_splits
-from mmssl.data.folds import by_name
 from mmssl.environment import describe
-from mmssl.errors import ConfigError, MmsslError, StorageError, few
+from mmssl.errors import ConfigError, MmsslError, StorageError
 from mmssl.rundir import write_json
 from mmssl.storage import write_whole
 
@@ -194,17 +193,7 @@ def overlap(subject: Subject, root: Path, task: Task, result: Result) -> list[st
     recipe = subject.recipe
     if recipe is None or subject.weights != "trained" or data_root(recipe).resolve() != root.resolve():
         return []
-    info = manifest_of(root).splits.get(recipe.data.train)
-    dealt = getattr(recipe.data, "split", None) or {}
-    own = set(dealt.get(recipe.data.train) or (info.groups if info else []))
-    tested = set(result.samples["group"]) - {""}
-    both = by_name(list(own & tested))
-    how = f"TESTED ON WHAT IT HAS SEEN: {subject.name} was trained, with{'' if recipe.finetune else 'out'} labels, on"
-    if both:
-        return [f"{how} {len(both)} of the {len(tested)} groups that test: {few(both, 6)}"]
-    if not tested and recipe.data.train in task.test:
-        return [f"{how} the split '{recipe.data.train}', which is tested on"]
-    return []
+    return seen(recipe, subject.name, set(result.samples["group"]) - {""}, task.test)
 
 
 def identity(result: Result, subject: Subject, seeds: int) -> str:
