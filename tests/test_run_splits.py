@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from finetune_common import TASK
-from small_runs import SIGNALS, make_signals, mmssl, write_recipe
+from small_runs import SIGNALS, make_signals, mmssl, one_message, write_recipe
 
 from mmssl import build, completing
 from mmssl.cli import main
@@ -83,6 +83,43 @@ def test_it_is_told_who_tests_and_has_been_trained_on(folder, tmp_path, capsys):
     line = (f"TESTED ON WHAT IT HAS SEEN: {folder / 'run'} was trained, without labels, on 1 of the 2 groups that "
             "test: train0\n")
     assert code == 0 and out.count(line) == 1 and line in (tmp_path / "run" / "log.txt").read_text()
-    assert told(later(folder)) == told(later(folder, "data.split={test: [train0], val: [train2]}", from_scratch=True)) == []
+    fresh = later(folder, "data.split={test: [train0], val: [train2]}", from_scratch=True)
+    assert told(later(folder)) == told(fresh) == []
     line, = told(later(folder, "data.split=null"))
     assert line.endswith("on 2 of the 5 groups that test: test1, test2")
+
+
+# probes
+
+@pytest.mark.parametrize("words", [[], ["--missing", "all"]])
+def test_a_probe_learns_from_nothing_that_it_tests(folder, capsys, words):
+    words = ["probe", "--run", folder / "run", *words, "probe.labels=[act]", "probe.seeds=1"]
+    code, out, err = mmssl(capsys, *words, "data.test=val", "probe.train=[train,val]")
+    assert code == 2 and not out
+    one_message(err, "probe.train: 9 of the 9 samples of 'val', which is tested on, are learned from, in 'val'; take "
+                     "other splits or groups, so that none is in both")
+    assert mmssl(capsys, *words, "probe.train=[train,val]")[0] == 0
+
+
+def test_a_run_whose_probe_would_test_what_it_learned_is_not_begun(folder, tmp_path, capsys):
+    words = ["probe.labels=[act]", "probe.train=[train,test]", "trainer.max_steps=1"]
+    code, _, err = mmssl(capsys, "fit", "--recipe", folder / "recipe.yaml", "--run-dir", tmp_path / "run", *words)
+    assert code == 2 and not (tmp_path / "run").exists()
+    one_message(err, "probe.train: 10 of the 10 samples of 'test', which is tested on, are learned from, in 'test'")
+
+
+def test_a_suite_learns_from_nothing_that_it_tests(folder, tmp_path, capsys):
+    (tmp_path / "suite.yaml").write_text(f"""
+data: {{root: {folder}}}
+tasks: {{act: {{root: set, label: act, features: [all], train: [train, val]}}}}
+""")
+    words = ["bench", "--suite", tmp_path / "suite.yaml", "--run", folder / "run", "--out", tmp_path / "out",
+             "--seeds", 1]
+    for change, said in (
+            ("tasks.act.test=[val]", "tasks.act: 10 of the 10 samples of 'val', which is tested on, are learned from"),
+            ("tasks.act.groups={test: [train1, test0]}", "tasks.act: 9 of the 11 samples of 'test', which is tested "
+             "on, are learned from, in 'train'")):
+        code, out, _ = mmssl(capsys, *words, change)
+        assert code == 2 and said in out.replace("\n", " "), out
+    assert mmssl(capsys, *words, "tasks.act.groups={test: [train1], train: [train0]}")[0] == 0
+    assert mmssl(capsys, *words, "tasks.act.test=[val]", "tasks.act.folds={by: group}")[0] == 0  # these keep them apart

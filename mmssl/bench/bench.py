@@ -27,6 +27,7 @@ from mmssl.data.demo.cache import PREFIX, resolve_root
 from mmssl.data.files import list_splits
 from mmssl.environment import describe
 from mmssl.errors import ConfigError, MmsslError, StorageError
+from mmssl.labelled import leaks
 from mmssl.rundir import write_json
 from mmssl.storage import write_whole
 
@@ -147,6 +148,8 @@ def run_task(task: Task, subject: Subject, root: Path | None, store: Store, seed
         lots = sorted({*task.train, *task.test}) if task.kind != "retrieval" else sorted(task.test)
         result.split_hash = {split: store.records(Source(root, split, groups=task.groups.get(split)))
                              for split in lots}
+        if problems := leaking(task, root, store):
+            raise ConfigError(problems)
         result.identity = identity(result, subject, seeds)
         path = folder / f"{slug(task.name)}--{slug(subject.name)}-{result.identity[:8]}.json"
         kept = read_result(path, result.identity)
@@ -163,6 +166,15 @@ def run_task(task: Task, subject: Subject, root: Path | None, store: Store, seed
         return result, error.exit_code
     write_result(path, result)
     return result, 0
+
+
+def leaking(task: Task, root: Path, store: Store) -> list[str]:
+    """A line for each split whose records a task would learn from and test on; none where folds keep them apart."""
+    if task.kind == "retrieval" or task.folds is not None:
+        return []
+    learned, tested = ([store.split(Source(root, split, groups=task.groups.get(split))) for split in names]
+                       for names in (task.train, task.test))
+    return leaks(f"tasks.{task.name}", learned, tested)
 
 
 def carry_out(task: Task, subject: Subject, root: Path, store: Store, seeds: int, result: Result) -> None:
