@@ -57,6 +57,7 @@ def rehearse(recipe: Recipe) -> Method:
     splits = [data.open(name) for name in (*how.train, recipe.data.test)] if how.labels or recipe.finetune else []
     known, online = feature_names(model, parts), recipe.online
     problems = labelled.probe_problems(how, known, splits[0]) if how.labels else []
+    problems += labelled.leaks("probe.train", splits[:-1], splits[-1:]) if how.labels else []
     problems += [f"online.features: no feature is called '{name}'{nearest(name, known)}"
                  for name in (online.features if online.labels else ()) if name not in known]
     try:

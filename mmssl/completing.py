@@ -11,6 +11,7 @@ from mmssl import labelled
 from mmssl.config import Recipe
 from mmssl.data import Split, assignment_hash, inspect, training_statistics
 from mmssl.data.demo import resolve_root
+from mmssl.data.folds import by_name
 from mmssl.data.split import find_field
 from mmssl.errors import ConfigError, DataError, few
 from mmssl.modalities import codecs_of
@@ -116,6 +117,39 @@ def moved(recipe: Recipe, root: str) -> Recipe:
     there, here = resolve_root(root), resolve_root(recipe.data.root)
     split = recipe.data.split if there.resolve() == here.resolve() else None
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=str(there), split=split))
+
+
+def same_data(a: Recipe, b: Recipe) -> bool:
+    """Whether two recipes read the same data set, however its folder is written."""
+    there, here = (data_root(dataclasses.replace(r, data=dataclasses.replace(r.data, obtain=""))) for r in (a, b))
+    return there.resolve() == here.resolve()
+
+
+def seen(trained: Recipe, name: str, tested: Iterable[str], splits: Iterable[str]) -> list[str]:
+    """A line where a run learned from what is tested on; such a number flatters it.
+
+    Args:
+        trained: complete recipe of the run, which reads the same data set.
+        name: of the run, for the line.
+        tested: groups that test; none: the records have no groups.
+        splits: names of the splits that test.
+    """
+    tested = set(tested)
+    both = by_name(set(groups_of(trained, trained.data.train)) & tested)
+    how = f"TESTED ON WHAT IT HAS SEEN: {name} was trained, with{'' if trained.finetune else 'out'} labels, on"
+    if both:
+        return [f"{how} {len(both)} of the {len(tested)} groups that test: {few(both, 6)}"]
+    if not tested and trained.data.train in splits:
+        return [f"{how} the split '{trained.data.train}', which is tested on"]
+    return []
+
+
+def groups_of(recipe: Recipe, split: str) -> list[str]:
+    """The groups whose records a split is made of, by the recipe's `data.split` or as the data set says; [] where it
+    has none. Raises like `dealt`."""
+    manifest = inspect(data_root(recipe))
+    info = manifest.splits.get(split)
+    return manifest.deal(recipe.data.split).get(split) or (info.groups if info else [])
 
 
 def dealt(recipe: Recipe) -> dict[str, list[str]]:

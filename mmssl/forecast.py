@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from mmssl import build, labelled, training
-from mmssl.completing import never_there, training_split
+from mmssl.completing import groups_of, never_there, same_data, seen, training_split
 from mmssl.config import Recipe
 from mmssl.cost import cost_lines, free_bytes, matmul_rate, step_cost
 from mmssl.methods import Method
+from mmssl.rundir import RunDir
 
 
 def forecast(recipe: Recipe, model: Method, device: torch.device) -> list[str]:
@@ -19,7 +22,8 @@ def forecast(recipe: Recipe, model: Method, device: torch.device) -> list[str]:
         model: as `build.rehearse` gives it; its numbers are not read.
         device: where the run computes; how fast it is at matrix products is measured.
     """
-    return [*_supervision(recipe), *_never_there(recipe), *_cost(recipe, model, device), *_short(recipe)]
+    said = [*_supervision(recipe), *_seen(recipe), *_never_there(recipe)]
+    return [*said, *_cost(recipe, model, device), *_short(recipe)]
 
 
 def _supervision(recipe: Recipe) -> list[str]:
@@ -29,6 +33,18 @@ def _supervision(recipe: Recipe) -> list[str]:
     start = "" if recipe.finetune.start else "; no weights are given: supervised from scratch"
     first, *more = labelled.summary(training_split(recipe), recipe, build.modalities(recipe))
     return [first + start, *more]
+
+
+def _seen(recipe: Recipe) -> list[str]:
+    """Said where the run whose weights a classifier begins with was trained on groups that will test."""
+    start = recipe.finetune.start if recipe.finetune else None
+    run = RunDir(Path(start).parent.parent) if start else None
+    if run is None or not run.recipe_file.is_file():  # a file of weights that lies in no run
+        return []
+    trained = run.load_recipe()
+    if not same_data(recipe, trained):
+        return []
+    return seen(trained, str(run.root), groups_of(recipe, recipe.data.test), [recipe.data.test])
 
 
 def _never_there(recipe: Recipe) -> list[str]:

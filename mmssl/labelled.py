@@ -36,6 +36,22 @@ def probe_problems(how: Probe, known: Sequence[str], split: Split) -> list[str]:
                        "a task of `mmssl bench`, or online.labels" for label in how.labels if label in split.several]
 
 
+def leaks(where: str, train: Sequence[Split], test: Sequence[Split]) -> list[str]:
+    """One line for each split that a probe would learn from and that has records it is tested on.
+
+    Args:
+        where: whose splits these are, for the lines.
+        train, test: of the same data set.
+    """
+    found = []
+    for mine in train:
+        for held in test:
+            if count := mine.shared(held):
+                found.append(f"{where}: {count} of the {len(held)} samples of '{held.name}', which is tested on, are "
+                             f"learned from, in '{mine.name}'; take other splits or groups, so that none is in both")
+    return found
+
+
 def with_classes(recipe: Recipe, manifest: Manifest, root: Path) -> Recipe:
     """The recipe with the names of the classes of its labels.
 

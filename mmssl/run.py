@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import shlex
@@ -16,11 +17,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mmssl import build, completing, training
 from mmssl.callbacks import ended_early
 from mmssl.config import Recipe, compose
+from mmssl.config.load import read_raw
+from mmssl.config.task import names
 from mmssl.distributed import leave_group
 from mmssl.errors import ConfigError, DataError, MmsslError, StorageError
 from mmssl.evaluate import device_of, load_weights, probe, score
 from mmssl.forecast import forecast
 from mmssl.methods import Method
+from mmssl.recipe_files import task_path
 from mmssl.rundir import RunDir, check_free, create, default_root
 from mmssl.storage import REFUSALS, refused
 from mmssl.weights import init_weights
@@ -96,11 +100,18 @@ def finetune(source: str | Path, task: str, overrides: list[str] | None = None, 
 
 def tuning(source: str | Path, task: str, overrides: list[str] | None = None, *, checkpoint: str = "last",
            from_scratch: bool = False) -> Recipe:
-    """The recipe of a fine-tuning run; see `finetune`. Raises ConfigError, and DataError where there is no such run."""
+    """The recipe of a fine-tuning run; see `finetune`. The run's split by group stays, but on another data set.
+
+    Raises:
+        ConfigError: as `finetune` does. DataError: there is no such run.
+    """
     run = RunDir(Path(source))
-    run.load_recipe()
+    trained = run.load_recipe()
     start = None if from_scratch else run.checkpoint(checkpoint).resolve()
-    return compose(run.recipe_file, task, overrides, start)
+    recipe = compose(run.recipe_file, task, overrides, start)
+    if names(read_raw(task_path(task)), overrides or [], "split") or completing.same_data(recipe, trained):
+        return recipe
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, split=None))
 
 
 def resume(run_dir: str | Path, overrides: list[str] | None = None) -> RunDir:

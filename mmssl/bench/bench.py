@@ -21,13 +21,13 @@ from mmssl.bench.setting import settle
 from mmssl.bench.subject import Subject, random_twin, run_subject
 from mmssl.bench.suite import NotServed, Suite, Task, load_suite
 from mmssl.bench.table import markdown, text_table
-from mmssl.completing import data_root
+from mmssl.completing import data_root, seen
 from mmssl.data import inspect as manifest_of
 from mmssl.data.demo.cache import PREFIX, resolve_root
 from mmssl.data.files import list_splits
-from mmssl.data.folds import by_name
 from mmssl.environment import describe
-from mmssl.errors import ConfigError, MmsslError, StorageError, few
+from mmssl.errors import ConfigError, MmsslError, StorageError
+from mmssl.labelled import leaks
 from mmssl.rundir import write_json
 from mmssl.storage import write_whole
 
@@ -148,6 +148,8 @@ def run_task(task: Task, subject: Subject, root: Path | None, store: Store, seed
         lots = sorted({*task.train, *task.test}) if task.kind != "retrieval" else sorted(task.test)
         result.split_hash = {split: store.records(Source(root, split, groups=task.groups.get(split)))
                              for split in lots}
+        if problems := leaking(task, root, store):
+            raise ConfigError(problems)
         result.identity = identity(result, subject, seeds)
         path = folder / f"{slug(task.name)}--{slug(subject.name)}-{result.identity[:8]}.json"
         kept = read_result(path, result.identity)
@@ -164,6 +166,15 @@ def run_task(task: Task, subject: Subject, root: Path | None, store: Store, seed
         return result, error.exit_code
     write_result(path, result)
     return result, 0
+
+
+def leaking(task: Task, root: Path, store: Store) -> list[str]:
+    """A line for each split whose records a task would learn from and test on; none where folds keep them apart."""
+    if task.kind == "retrieval" or task.folds is not None:
+        return []
+    learned, tested = ([store.split(Source(root, split, groups=task.groups.get(split))) for split in names]
+                       for names in (task.train, task.test))
+    return leaks(f"tasks.{task.name}", learned, tested)
 
 
 def carry_out(task: Task, subject: Subject, root: Path, store: Store, seeds: int, result: Result) -> None:
@@ -194,17 +205,7 @@ def overlap(subject: Subject, root: Path, task: Task, result: Result) -> list[st
     recipe = subject.recipe
     if recipe is None or subject.weights != "trained" or data_root(recipe).resolve() != root.resolve():
         return []
-    info = manifest_of(root).splits.get(recipe.data.train)
-    dealt = getattr(recipe.data, "split", None) or {}
-    own = set(dealt.get(recipe.data.train) or (info.groups if info else []))
-    tested = set(result.samples["group"]) - {""}
-    both = by_name(list(own & tested))
-    how = f"TESTED ON WHAT IT HAS SEEN: {subject.name} was trained, with{'' if recipe.finetune else 'out'} labels, on"
-    if both:
-        return [f"{how} {len(both)} of the {len(tested)} groups that test: {few(both, 6)}"]
-    if not tested and recipe.data.train in task.test:
-        return [f"{how} the split '{recipe.data.train}', which is tested on"]
-    return []
+    return seen(recipe, subject.name, set(result.samples["group"]) - {""}, task.test)
 
 
 def identity(result: Result, subject: Subject, seeds: int) -> str:

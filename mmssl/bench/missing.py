@@ -16,7 +16,7 @@ from mmssl.data import Split
 from mmssl.data.demo.cache import PREFIX
 from mmssl.errors import ConfigError
 from mmssl.evaluate import probe_overrides
-from mmssl.labelled import probe_problems
+from mmssl.labelled import leaks, probe_problems
 from mmssl.registry import nearest
 from mmssl.rundir import RunDir
 
@@ -68,7 +68,8 @@ def probe_missing(run_dir: str | Path, checkpoint: str = "last", overrides: Sequ
     problems += [f"probe.devices.{device}: no modality is called '{m}'{nearest(m, recipe.modalities)}"
                  for device, members in how.devices.items() for m in members if m not in recipe.modalities]
     root, groups = data_root(recipe).resolve(), dealt(recipe)
-    problems += probe_problems(how, how.features, Split(root, recipe.data.test, groups.get(recipe.data.test)))
+    *train, test = (Split(root, name, groups.get(name)) for name in (*how.train, recipe.data.test))
+    problems += [*probe_problems(how, how.features, test), *leaks("probe.train", train, [test])]
     if problems:
         raise ConfigError(problems)
     where = recipe.data.root if recipe.data.root.startswith(PREFIX) else str(root)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from mmssl.plugins import find_file
 from mmssl.recipe_files import task_path
 from mmssl.registry import MODALITIES, signature_of
 
-#: What of the pre-trained run's data stays: which samples, not in which portions.
-KEPT_DATA = ("root", "train", "val", "test", "workers", "cache_mib", "bad_samples")
+#: What of the pre-trained run's data stays: which samples, and who of them tests; not in which portions.
+KEPT_DATA = ("root", "split", "train", "val", "test", "workers", "cache_mib", "bad_samples")
 #: What pre-training does to its input and fine-tuning does not, unless the task says so: tokens are dropped, waves get
 #: noise, or are mixed without their labels. Source: arXiv 2104.11178, section A.2.5, and its released code.
 CLEAN_ENCODER: Mapping[str, float] = {"keep_rate": 1.0}
@@ -27,8 +27,10 @@ WHOLE = ("all", "global")
 def compose(run: Path, task: str, overrides: list[str] | None = None, start: Path | None = None) -> Recipe:
     """The recipe of a fine-tuning run.
 
-    From the run come the encoders that the task reads, with their modalities and trunks, and its data; from the task
-    all else, and what it says of those. No token is dropped and no noise added, unless the task says so.
+    From the run come the encoders that the task reads, with their modalities and trunks, and its data, split by group
+    included; from the task all else, and what it says of those. A split that the task or an override names takes the
+    whole place of the run's; from scratch, mean and std are then those of who trains by it. No token is dropped and no
+    noise added, unless the task says so.
 
     Args:
         run: the pre-trained run's recipe.yaml.
@@ -48,8 +50,12 @@ def compose(run: Path, task: str, overrides: list[str] | None = None, start: Pat
     how = own.get("finetune")
     if not isinstance(how, Mapping):
         raise ConfigError(f"{path}: no section `finetune`; a task has one, e.g. `finetune: {{features: video}}`")
+    dropped = ("split",) if names(own, overrides, "split") else ()
+    if start is None and (dropped or names(own, overrides, "root")):  # no weights know the run's mean and std
+        base["modalities"] = {name: {k: v for k, v in node.items() if k not in ("mean", "std")}
+                              for name, node in base["modalities"].items()}
     parts = _parts(base, own, how, f"{run.parent}", path.stem)
-    data = {key: value for key, value in (base.get("data") or {}).items() if key in KEPT_DATA}
+    data = {key: value for key, value in (base.get("data") or {}).items() if key in KEPT_DATA and key not in dropped}
     data |= _rooted(own.get("data") or {}, folders)
     tree = {"name": f"{base['name']}_{path.stem}", "method": "classifier", "seed": base.get("seed", 0), **own, **parts,
             "data": data, "plugins": plugins, "finetune": {**how, "start": str(start) if start else None}}
@@ -58,6 +64,12 @@ def compose(run: Path, task: str, overrides: list[str] | None = None, start: Pat
         kept = {part: limit for part, limit in clip.items() if part.split(".")[0] not in ("encoders", "aggregator")}
         tree["optim"] = {**own["optim"], "clip": kept or None}
     return recipe_of(*settle(tree, [o for o in overrides if o not in ours], path), run)
+
+
+def names(task: Mapping[str, Any], overrides: Iterable[str], setting: str) -> bool:
+    """Whether a task, as its file has it, or an override says a setting of `data`, or a part of it."""
+    typed = [o.partition("=")[0] for o in overrides]
+    return setting in (task.get("data") or {}) or any(f"{o}.".startswith(f"data.{setting}.") for o in typed)
 
 
 def _parts(base: dict, own: dict, how: Mapping[str, Any], run: str, task: str) -> dict[str, Any]:

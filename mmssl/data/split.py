@@ -101,6 +101,17 @@ class Split:
         index = self.indices[shard]
         return self.paths[shard].name, int(index.offsets[index.starts[self.stored(shard, record)]])
 
+    def shared(self, other: Split) -> int:
+        """How many of its records another split of the same data set has too."""
+        there = other._places()
+        return sum(int(np.isin(places, there[name]).sum()) for name, places in self._places().items() if name in there)
+
+    def _places(self) -> dict[str, np.ndarray]:
+        """By file name of the shard, where in it each record begins, as `place` has it."""
+        starts = [index.offsets[index.starts[:-1]] for index in self.indices]
+        kept = starts if self._kept is None else [s[k] for s, k in zip(starts, self._kept, strict=True)]
+        return {path.name: places for path, places in zip(self.paths, kept, strict=True)}
+
     def fields(self, shard: int, record: int) -> list[str]:
         """The fields that a record has; reads nothing."""
         return [name for name, _, _ in self.indices[shard].members(self.stored(shard, record))]

@@ -25,7 +25,7 @@ from mmssl.eval import (
     retrieval_table,
 )
 from mmssl.evaluate.loading import device_of, open_model, probe_overrides
-from mmssl.labelled import probe_problems
+from mmssl.labelled import leaks, probe_problems
 from mmssl.methods import Method
 from mmssl.rundir import RunDir, write_json
 from mmssl.storage import write_whole
@@ -73,6 +73,9 @@ def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | 
     untrained = build.method(build.at_random(recipe), parts)
     data = build.datamodule(recipe, parts, run)
     if problems := probe_problems(recipe.probe, feature_names(trained, parts), data.open(recipe.data.test)):
+        raise ConfigError(problems)
+    learned, tested = ([data.open(name) for name in names] for names in (recipe.probe.train, [recipe.data.test]))
+    if problems := leaks("probe.train", learned, tested):
         raise ConfigError(problems)
     device = device_of(recipe)
     found = {heading: _features(model.to(device), recipe, data)
