@@ -15,7 +15,15 @@ from pathlib import Path
 from webdataset.writer import TarWriter
 
 from mmssl.data.files import list_splits, split_shards
-from mmssl.data.shards_index import ShardIndex, header_fits, index_path, open_shard
+from mmssl.data.shards_index import (
+    LABELS,
+    ShardIndex,
+    header_fits,
+    index_path,
+    named_group,
+    open_shard,
+    too_long,
+)
 from mmssl.data.tarscan import BLOCK
 from mmssl.errors import DataError, StorageError
 
@@ -100,7 +108,7 @@ class ShardWriter:
         """Append one record. `files` by field: {"video.mp4": ..., "labels.json": ...}.
 
         Raises:
-            DataError: a key or field that would not read back as written, a key twice in one shard, or no file.
+            DataError: a key, field or group that would not read back as written, a key twice in one shard, or no file.
             StorageError: the disk refuses.
         """
         if not KEY.match(key) or key in self._keys:
@@ -110,6 +118,8 @@ class ShardWriter:
             raise DataError(f"record '{key}': files {wrong or 'none'}, expected `<modality>.<codec>` in lower case")
         if any(len(f"{key}.{name}".encode()) > 100 for name in files):
             raise DataError(f"record '{key}': key and field together are longer than the 100 bytes a tar name has")
+        if long := too_long({"group": named_group(files.get(LABELS, b""))}):
+            raise DataError(f"record '{key}': {long}")
         try:
             if self._tar is None:
                 self._file = (self.root / f".{self._name}.tmp").open("wb")
