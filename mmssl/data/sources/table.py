@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mmssl.data.labels import Classes
 from mmssl.data.progress import progress_line
 from mmssl.data.sources.packer import Item, Packer, PackReport
 from mmssl.data.sources.rows import KINDS, Columns, class_names, find_columns, read_rows
-from mmssl.data.sources.splits import assign_splits, named_split
+from mmssl.data.sources.splits import choose_splits
 from mmssl.data.survey import finish
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import SOURCES
@@ -58,7 +57,7 @@ def pack_table(csv: str, out: str, media: str | None = None, video: str | None =
         labels: columns of classes; a column in which a cell holds several, parted by "|", is one of which every sample
             may have any number.
         split: column that says train, val or test; default: the column "split", else splits are drawn.
-        group: column whose equal values must not straddle a split; default: the media file.
+        group: column whose equal values must not straddle a split; default: the media file, however it is spelt.
         val, test: share of the records below 1, or their number, where splits are drawn.
         seed: of that draw.
         region: top, left, bottom and right edge of the part of every video to keep, as shares of its height and width
@@ -72,17 +71,19 @@ def pack_table(csv: str, out: str, media: str | None = None, video: str | None =
         workers: threads; 0: one for each processor.
 
     Raises:
-        ConfigError: a column that is not there, settings that do not fit, or `out` holds something else.
+        ConfigError: a column that is not there, settings that do not fit, a group or a file that is stated to be in two
+            splits, or `out` holds something else.
         DataError: the table cannot be read, or no row can be packed. StorageError: a full disk.
     """
     path = Path(csv)
     rows = read_rows(path)
     columns = find_columns(rows, Columns(video, audio, image, list(text), list(labels), split, group))
     encoding = checked(Encoding(region, size, video_rate, audio_rate, copy))
-    splits = choose_splits(rows, columns, val, test, seed)
+    folder = Path(media) if media else path.parent
+    splits = choose_splits(rows, columns, folder, val, test, seed)
     classes = {name: class_names([word for row in rows for word in parted(row[name])]) for name in columns.labels}
     several = [name for name in columns.labels if any("|" in row[name] for row in rows)]
-    tables = [Row(number, row, columns, classes, several, Path(media) if media else path.parent, encoding)
+    tables = [Row(number, row, columns, classes, several, folder, encoding)
               for number, row in enumerate(rows)]
     with Packer(out, {
             "source": "table", "csv": hashlib.sha256(path.read_bytes()).hexdigest(), "encoding": vars(encoding),
@@ -116,33 +117,6 @@ def checked(encoding: Encoding) -> Encoding:
     if problems:
         raise ConfigError(problems)
     return encoding
-
-
-def choose_splits(rows: list[dict[str, str]], columns: Columns, val: float, test: float, seed: int) -> list[str]:
-    """The split of each row, stated or drawn. Raises ConfigError naming the line of a word that is no split."""
-    if columns.split:
-        chosen = []
-        try:
-            for row in rows:
-                chosen.append(named_split(row[columns.split]))
-        except ValueError as error:
-            raise ConfigError(f"row {len(chosen) + 1}, column '{columns.split}': {error}; correct it, or use "
-                              f"--split none to draw splits") from None
-        check_groups([row[columns.group] if columns.group else "" for row in rows], chosen, columns.group)
-        return chosen
-    kept = [columns.group] if columns.group else columns.media()[:1]
-    groups = ["\0".join(row[c] for c in kept) or f"\0row{number}" for number, row in enumerate(rows)]
-    return assign_splits(groups if kept else [str(n) for n in range(len(rows))], val, test, seed)
-
-
-def check_groups(groups: Sequence[str], splits: Sequence[str], column: str | None) -> None:
-    """See that the rows of a group, if they have one, are of one split, before all is packed. Raises ConfigError."""
-    home: dict[str, str] = {}
-    for number, (group, split) in enumerate(zip(groups, splits, strict=True), 1):
-        if group and home.setdefault(group, split) != split:
-            raise ConfigError(f"row {number}, column '{column}': group '{group}' is in {split}, in a row above in "
-                              f"{home[group]}; a group lies in one split alone: correct it, or use --split none to "
-                              "draw splits")
 
 
 def pack_splits(packer: Packer, rows: list[Row], splits: list[str]) -> None:
@@ -208,7 +182,7 @@ class Row:
             files["text.json"], facts["text"] = codecs.encode_json(texts), {"codec": "json"}
         if not files:
             raise DataError("names no media file and no caption")
-        group = self.cells[self.columns.group] if self.columns.group else ""
+        group = self.cells[self.columns.group].strip() if self.columns.group else ""
         files["labels.json"] = codecs.encode_json({"labels": self.labels(), "group": group})
         return files, facts
 
