@@ -173,7 +173,11 @@ class Row:
     def make(self) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
         """The files of its record and what they are. Raises DataError where the row is a bad one."""
         files, facts = {}, {}
-        for name, (ext, data, clip) in self.parts().items():
+        try:
+            parts = self.parts()
+        except (OSError, ValueError) as error:  # nothing is written here: what fails is one of the row's own files
+            raise DataError(f"cannot be read or encoded ({error})") from None
+        for name, (ext, data, clip) in parts.items():
             files[f"{name}.{ext}"] = data
             facts[name] = {"codec": ext, "rate": clip.rate, "shape": list(clip.data.shape), "channels":
                            clip.data.shape[0] if name == "audio" else None}
@@ -194,7 +198,7 @@ class Row:
             film, track = codecs.read_video_and_sound(video)
             if film is None:
                 raise DataError(f"{video}: holds no video; name the column with --audio instead")
-            made["video"] = keep(video, film) if self.encoding.copy else encode_film(film, self.encoding)
+            made["video"] = keep("video", video, film) if self.encoding.copy else encode_film(film, self.encoding)
             if columns.audio == columns.video and track is not None:
                 made["audio"] = encode_sound(track, self.encoding)
         sound = self.file(columns.audio) if columns.audio != columns.video else None
@@ -203,10 +207,12 @@ class Row:
             if track is None:
                 raise DataError(f"{sound}: holds no sound")
             audible = sound.suffix[1:].lower() in KINDS["audio"]
-            made["audio"] = keep(sound, track) if self.encoding.copy and audible else encode_sound(track, self.encoding)
+            made["audio"] = (keep("audio", sound, track) if self.encoding.copy and audible
+                             else encode_sound(track, self.encoding))
         picture = self.file(columns.image)
         if picture:
-            made["image"] = keep(picture, codecs.decode(picture.suffix[1:].lower(), picture.read_bytes()))
+            ext, data, _ = keep("image", picture, None)
+            made["image"] = ext, data, codecs.decode(ext, data)
         return made
 
     def file(self, column: str | None) -> Path | None:
@@ -220,9 +226,13 @@ class Row:
         return path
 
 
-def keep(path: Path, clip: Clip) -> tuple[str, bytes, Clip]:
-    """A media file as it is."""
-    return path.suffix[1:].lower(), path.read_bytes(), clip
+def keep(kind: str, path: Path, clip: Clip | None) -> tuple[str, bytes, Clip | None]:
+    """A media file as it is. Raises DataError for an extension under which it would not be read again."""
+    ext = path.suffix[1:].lower()
+    if ext not in KINDS[kind]:
+        raise DataError(f"{path}: has {f'the extension .{ext}' if ext else 'no extension'}, by which no {kind} is read "
+                        f"({', '.join(KINDS[kind])}); " + ("convert it" if kind == "image" else "pack without --copy"))
+    return ext, path.read_bytes(), clip
 
 
 def encode_film(clip: Clip, encoding: Encoding) -> tuple[str, bytes, Clip]:
@@ -253,6 +263,6 @@ def encode_sound(clip: Clip, encoding: Encoding) -> tuple[str, bytes, Clip]:
     wave, rate = clip.data.mean(dim=0), clip.rate
     if encoding.audio_rate is not None and rate != encoding.audio_rate:
         wanted = float(encoding.audio_rate)
-        wave = sound_window(clip.data, rate, wanted, 0.0, int(len(wave) * wanted / rate), "sinc")
+        wave = sound_window(clip.data, rate, wanted, 0.0, max(1, int(len(wave) * wanted / rate)), "sinc")
         rate = wanted
     return "flac", codecs.encode_flac(wave[None], round(rate)), Clip(wave[None], rate)
