@@ -146,3 +146,13 @@ def test_a_full_disk_is_no_bad_row(tmp_path, monkeypatch):
     monkeypatch.setattr(webdataset.writer.TarWriter, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
     with pytest.raises(StorageError, match=r"train-000000\.tar: cannot be written \(No space\)"):
         pack_table(table(media, [{"audio": "t.flac"}]), str(tmp_path / "out"), val=0, test=0)
+
+
+def test_another_folder_of_media_is_another_data_set(tmp_path):
+    first, second = (tone(tmp_path / name / "t.flac", pitch=pitch).parent for name, pitch in (("a", 200), ("b", 800)))
+    path, settings = table(tmp_path, [{"audio": "t.flac"}]), {"val": 0, "test": 0}
+    pack_table(path, str(tmp_path / "out"), media=str(first), **settings)
+    with pytest.raises(ConfigError, match="packed with other media"):
+        pack_table(path, str(tmp_path / "out"), media=str(second), **settings)
+    again = pack_table(path, str(tmp_path / "out"), media=f"{second}/../a", **settings)
+    assert again.kept == 1 and again.records == {"train": 1}

@@ -87,6 +87,7 @@ def pack_table(csv: str, out: str, media: str | None = None, video: str | None =
               for number, row in enumerate(rows)]
     with Packer(out, {
             "source": "table", "csv": hashlib.sha256(path.read_bytes()).hexdigest(), "encoding": vars(encoding),
+            "media": str(folder.resolve()),
             "columns": {k: v for k, v in vars(columns).items() if k != "guessed"},
             "splits": hashlib.sha256("\n".join(splits).encode()).hexdigest()}, workers) as packer:
         pack_splits(packer, tables, splits)
