@@ -15,7 +15,15 @@ from pathlib import Path
 from webdataset.writer import TarWriter
 
 from mmssl.data.files import list_splits, split_shards
-from mmssl.data.shards_index import ShardIndex, header_fits, index_path, open_shard
+from mmssl.data.shards_index import (
+    LABELS,
+    ShardIndex,
+    header_fits,
+    index_path,
+    named_group,
+    open_shard,
+    too_long,
+)
 from mmssl.data.tarscan import BLOCK
 from mmssl.errors import DataError, StorageError
 
@@ -100,16 +108,10 @@ class ShardWriter:
         """Append one record. `files` by field: {"video.mp4": ..., "labels.json": ...}.
 
         Raises:
-            DataError: a key or field that would not read back as written, a key twice in one shard, or no file.
+            DataError: as `check` does.
             StorageError: the disk refuses.
         """
-        if not KEY.match(key) or key in self._keys:
-            raise DataError(f"record '{key}': a key is new in its shard, has no dots and does not begin with '__'")
-        wrong = [name for name in files if not FIELD.match(name)]
-        if wrong or not files:
-            raise DataError(f"record '{key}': files {wrong or 'none'}, expected `<modality>.<codec>` in lower case")
-        if any(len(f"{key}.{name}".encode()) > 100 for name in files):
-            raise DataError(f"record '{key}': key and field together are longer than the 100 bytes a tar name has")
+        self.check(key, files)
         try:
             if self._tar is None:
                 self._file = (self.root / f".{self._name}.tmp").open("wb")
@@ -120,6 +122,22 @@ class ShardWriter:
                 self._finish()
         except OSError as error:
             raise StorageError(f"{self.root / self._name}: cannot be written ({error.strerror})") from None
+
+    def check(self, key: str, files: Mapping[str, bytes]) -> None:
+        """See that a record can be added.
+
+        Raises:
+            DataError: a key, field or group that would not read back as written, a key twice in one shard, or no file.
+        """
+        if not KEY.match(key) or key in self._keys:
+            raise DataError(f"record '{key}': a key is new in its shard, has no dots and does not begin with '__'")
+        wrong = [name for name in files if not FIELD.match(name)]
+        if wrong or not files:
+            raise DataError(f"record '{key}': files {wrong or 'none'}, expected `<modality>.<codec>` in lower case")
+        if any(len(f"{key}.{name}".encode()) > 100 for name in files):
+            raise DataError(f"record '{key}': key and field together are longer than the 100 bytes a tar name has")
+        if long := too_long({"group": named_group(files.get(LABELS, b""))}):
+            raise DataError(f"record '{key}': {long}")
 
     @property
     def _name(self) -> str:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
-from mmssl.data.tarscan import BLOCK, group, parse_header, scan
+from mmssl.data.tarscan import BLOCK, Record, group, parse_header, scan
 from mmssl.errors import DataError, StorageError
 from mmssl.storage import write_whole
 
 INDEX_VERSION = 1
 PROBES = 64  # headers that are compared to notice an index that belongs to another tar
 LABELS = "labels.json"
+SHOWN = 60  # characters of a long key in messages
+NAME_LIMIT = 4096  # bytes of a key, a field or a group: in the index each takes as much room as the longest
+INDEX_SHARE, INDEX_FREE = 4, 1 << 20  # an index has at most as many times the bytes of its shard, and so many more
 
 
 def index_path(shard: str | Path) -> Path:
@@ -61,14 +65,19 @@ class ShardIndex:
         """The group of every record; read from the records themselves where the index does not say.
 
         Raises:
-            DataError: the tar, which is `shard`, cannot be read.
+            DataError: the tar, which is `shard`, cannot be read, or a name in it is too long.
         """
         if self.groups is None:
             fd = open_shard(Path(shard))
             try:
-                self.groups = _encoded(_read_groups(fd, [self.members(i) for i in range(len(self))]))
+                names = _read_groups(fd, [self.members(i) for i in range(len(self))])
             finally:
                 os.close(fd)
+            for record, name in enumerate(names):
+                if long := too_long({"group": name}):
+                    raise DataError(f"{shard}: record '{self.key(record)}': {long}; delete {index_path(shard).name} "
+                                    f"to go on without this record")
+            self.groups = _encoded(names)
         return [name.decode("utf-8", "replace") for name in self.groups.tolist()]
 
     def select(self, keep: np.ndarray) -> ShardIndex:
@@ -97,7 +106,7 @@ class ShardIndex:
         shard = Path(shard)
         fd = open_shard(shard)
         try:
-            old = _read_index(index_path(shard))
+            old = _read_index(index_path(shard), INDEX_SHARE * os.fstat(fd).st_size + INDEX_FREE)
             if old is not None and old.tar_size == os.fstat(fd).st_size and _fits(fd, old):
                 return old
         finally:
@@ -121,7 +130,7 @@ class ShardIndex:
         try:
             size = os.fstat(fd).st_size
             records, lost = group(scan(fd), base_plus_ext)
-            groups = _encoded(_read_groups(fd, [members for _, members in records]))
+            records, groups, long = _without_long(records, _read_groups(fd, [members for _, members in records]))
         except OSError as error:
             raise DataError(f"{shard}: cannot be read ({error.strerror}). Copy the shard again.") from None
         finally:
@@ -131,12 +140,12 @@ class ShardIndex:
         flat = [member for _, members in records for member in members]
         counts = [len(members) for _, members in records]
         return cls(
-            keys=np.array([key.encode("utf-8", "surrogateescape") for key, _ in records], dtype=np.bytes_),
+            keys=_encoded([key for key, _ in records]),
             starts=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64),
             field_numbers=np.array([number[name] for name, _, _ in flat], dtype=np.int16),
             offsets=np.array([offset for _, offset, _ in flat], dtype=np.int64),
             sizes=np.array([n for _, _, n in flat], dtype=np.int64),
-            fields=fields, tar_size=size, groups=groups, lost=lost)
+            fields=fields, tar_size=size, groups=_encoded(groups), lost=lost + long)
 
     def save(self, shard: str | Path) -> Path:
         """Write the index beside its tar, whole or not at all. Raises StorageError."""
@@ -156,9 +165,13 @@ def open_shard(shard: Path) -> int:
         raise DataError(f"{shard}: cannot be opened ({error.strerror}). Copy the shard again.") from None
 
 
-def _read_index(path: Path) -> ShardIndex | None:
-    """An index file; None where it is missing, of another version or damaged (it can always be made again)."""
+def _read_index(path: Path, limit: int) -> ShardIndex | None:
+    """An index file; None where it is missing, of another version or damaged, or its arrays have more than `limit`
+    bytes (it can always be made again)."""
     try:
+        with zipfile.ZipFile(path) as file:  # it may come from anywhere, and compressed arrays can be of any size
+            if sum(member.file_size for member in file.infolist()) > limit:
+                return None
         with np.load(path, allow_pickle=False) as file:
             if int(file["version"]) != INDEX_VERSION:
                 return None
@@ -200,12 +213,41 @@ def _read_groups(fd: int, records: list[list[tuple[str, int, int]]]) -> list[str
     for members in records:
         place = next(((offset, size) for name, offset, size in members if name == LABELS), None)
         try:
-            raw = json.loads(os.pread(fd, place[1], place[0])) if place is not None else {}
-            group = raw.get("group", "") if isinstance(raw, dict) else ""
-        except (OSError, ValueError, RecursionError):  # the reader of the record will say what is wrong with it
-            group = ""
-        found.append(group if isinstance(group, str) else "")
+            found.append(named_group(os.pread(fd, place[1], place[0])) if place is not None else "")
+        except OSError:  # the reader of the record will say what is wrong with it
+            found.append("")
     return found
+
+
+def named_group(data: bytes) -> str:
+    """The group that the bytes of a `labels.json` name; "" where they name none or cannot be read."""
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError):  # the reader of the record will say what is wrong with it
+        return ""
+    group = raw.get("group", "") if isinstance(raw, dict) else ""
+    return group if isinstance(group, str) else ""
+
+
+def _without_long(records: list[Record], groups: list[str]) -> tuple[list[Record], list[str], list[tuple[str, str]]]:
+    """The records without those that bear a name that is too long, their groups, and (what, why) for each such one."""
+    short, names, lost = [], [], []
+    for record, name in zip(records, groups, strict=True):
+        key, members = record
+        field = max((field for field, _, _ in members), key=len)
+        if long := too_long({"key": key, "field": field, "group": name}):
+            lost.append((key if len(key) <= SHOWN else f"{key[:SHOWN]}…", long))
+        else:
+            short.append(record)
+            names.append(name)
+    return short, names, lost
+
+
+def too_long(names: dict[str, str]) -> str:
+    """Which of a record's names (key, field, group) has more bytes than NAME_LIMIT; "" where none has."""
+    sizes = {what: len(name.encode("utf-8", "surrogateescape")) for what, name in names.items()}
+    return ", ".join(f"its {what} has {size} bytes, more than {NAME_LIMIT}"
+                     for what, size in sizes.items() if size > NAME_LIMIT)
 
 
 def _encoded(names: list[str]) -> np.ndarray:

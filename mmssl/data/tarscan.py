@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 BLOCK = 512
 CHUNK = 1 << 20
+DIGITS = 19  # of the longest size in an extension header
+BAD_SIZE = -1
 REGULAR = (b"0", b"\0", b"7")
 Record = tuple[str, list[tuple[str, int, int]]]  # key, then field, offset and size of each of its files
 
@@ -34,11 +36,12 @@ class Scan:
 
 
 def parse_header(block: bytes) -> tarfile.TarInfo | None:
-    """The header in 512 bytes; None where there is none or its checksum does not hold."""
+    """The header in 512 bytes; None where there is none, its checksum does not hold or its size is below 0."""
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return None
+    return header if header.size >= 0 else None
 
 
 def scan(fd: int) -> Scan:
@@ -51,7 +54,7 @@ def scan(fd: int) -> Scan:
     long_name, long_size, gap, ended = None, None, False, False
     while at < size:
         header = parse_header(os.pread(fd, BLOCK, at))
-        if header is None:
+        if header is None or long_size == BAD_SIZE:
             after = _next_header(fd, at, size)
             ended = _zeros(fd, at, after)
             if not ended:
@@ -105,7 +108,7 @@ def _zeros(fd: int, start: int, end: int) -> bool:
 
 
 def _extension(kind: bytes, data: bytes) -> tuple[str | None, int | None]:
-    """The name and the size that a GNU or POSIX extension header states for the member after it."""
+    """The name and the size that a GNU or POSIX extension header states for the member after it, or BAD_SIZE."""
     if kind == b"L":
         return data.rstrip(b"\0").decode("utf-8", "surrogateescape"), None
     if kind != b"x":
@@ -113,11 +116,12 @@ def _extension(kind: bytes, data: bytes) -> tuple[str | None, int | None]:
     name, size = None, None
     while data:
         digits, space, _ = data.partition(b" ")
-        if not space or not digits.isdigit() or not len(digits) < int(digits) <= len(data):
+        if not space or not digits.isdigit() or len(digits) > DIGITS or not len(digits) < int(digits) <= len(data):
             break
         key, _, value = data[len(digits) + 1:int(digits)].rstrip(b"\n").partition(b"=")
         name = value.decode("utf-8", "surrogateescape") if key == b"path" else name
-        size = int(value) if key == b"size" and value.isdigit() else size
+        if key == b"size":
+            size = int(value) if value.isdigit() and len(value) <= DIGITS else BAD_SIZE
         data = data[int(digits):]
     return name, size
 

@@ -133,10 +133,11 @@ class Packer:
         with ShardWriter(self.folder.stage, split, shard_records=SHARD_RECORDS) as writer:
             for item, result in ahead(todo, self.workers):
                 done += 1
-                if isinstance(result, DataError):
-                    self.report.bad.append(f"{item.key}: {result}")
+                try:
+                    files, facts = checked(writer, item, result)
+                except DataError as error:
+                    self.report.bad.append(f"{item.key}: {error}")
                 else:
-                    files, facts = result
                     self._learn(facts)
                     writer.add(item.key, files)
                     self._publish(writer, split)
@@ -177,6 +178,14 @@ class Packer:
     def _keys(self, split: str) -> set[str]:
         shards = [ShardIndex.load(path) for path in list_splits(self.root).get(split, [])]
         return {index.key(i) for index in shards for i in range(len(index))}
+
+
+def checked(writer: ShardWriter, item: Item, result: Any) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
+    """What `make` gave for an item. Raises DataError where it raised one, or where it is no record to write."""
+    if isinstance(result, DataError):
+        raise result
+    writer.check(item.key, result[0])
+    return result
 
 
 def ahead(items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mmssl.data.labels import Classes
 from mmssl.data.progress import progress_line
 from mmssl.data.sources.packer import Item, Packer, PackReport
 from mmssl.data.sources.rows import KINDS, Columns, class_names, find_columns, read_rows
-from mmssl.data.sources.splits import assign_splits, named_split
+from mmssl.data.sources.splits import choose_splits
 from mmssl.data.survey import finish
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import SOURCES
@@ -58,7 +57,7 @@ def pack_table(csv: str, out: str, media: str | None = None, video: str | None =
         labels: columns of classes; a column in which a cell holds several, parted by "|", is one of which every sample
             may have any number.
         split: column that says train, val or test; default: the column "split", else splits are drawn.
-        group: column whose equal values must not straddle a split; default: the media file.
+        group: column whose equal values must not straddle a split; default: the media file, however it is spelt.
         val, test: share of the records below 1, or their number, where splits are drawn.
         seed: of that draw.
         region: top, left, bottom and right edge of the part of every video to keep, as shares of its height and width
@@ -72,20 +71,23 @@ def pack_table(csv: str, out: str, media: str | None = None, video: str | None =
         workers: threads; 0: one for each processor.
 
     Raises:
-        ConfigError: a column that is not there, settings that do not fit, or `out` holds something else.
+        ConfigError: a column that is not there, settings that do not fit, a group or a file that is stated to be in two
+            splits, or `out` holds something else.
         DataError: the table cannot be read, or no row can be packed. StorageError: a full disk.
     """
     path = Path(csv)
     rows = read_rows(path)
     columns = find_columns(rows, Columns(video, audio, image, list(text), list(labels), split, group))
     encoding = checked(Encoding(region, size, video_rate, audio_rate, copy))
-    splits = choose_splits(rows, columns, val, test, seed)
+    folder = Path(media) if media else path.parent
+    splits = choose_splits(rows, columns, folder, val, test, seed)
     classes = {name: class_names([word for row in rows for word in parted(row[name])]) for name in columns.labels}
     several = [name for name in columns.labels if any("|" in row[name] for row in rows)]
-    tables = [Row(number, row, columns, classes, several, Path(media) if media else path.parent, encoding)
+    tables = [Row(number, row, columns, classes, several, folder, encoding)
               for number, row in enumerate(rows)]
     with Packer(out, {
             "source": "table", "csv": hashlib.sha256(path.read_bytes()).hexdigest(), "encoding": vars(encoding),
+            "media": str(folder.resolve()),
             "columns": {k: v for k, v in vars(columns).items() if k != "guessed"},
             "splits": hashlib.sha256("\n".join(splits).encode()).hexdigest()}, workers) as packer:
         pack_splits(packer, tables, splits)
@@ -116,33 +118,6 @@ def checked(encoding: Encoding) -> Encoding:
     if problems:
         raise ConfigError(problems)
     return encoding
-
-
-def choose_splits(rows: list[dict[str, str]], columns: Columns, val: float, test: float, seed: int) -> list[str]:
-    """The split of each row, stated or drawn. Raises ConfigError naming the line of a word that is no split."""
-    if columns.split:
-        chosen = []
-        try:
-            for row in rows:
-                chosen.append(named_split(row[columns.split]))
-        except ValueError as error:
-            raise ConfigError(f"row {len(chosen) + 1}, column '{columns.split}': {error}; correct it, or use "
-                              f"--split none to draw splits") from None
-        check_groups([row[columns.group] if columns.group else "" for row in rows], chosen, columns.group)
-        return chosen
-    kept = [columns.group] if columns.group else columns.media()[:1]
-    groups = ["\0".join(row[c] for c in kept) or f"\0row{number}" for number, row in enumerate(rows)]
-    return assign_splits(groups if kept else [str(n) for n in range(len(rows))], val, test, seed)
-
-
-def check_groups(groups: Sequence[str], splits: Sequence[str], column: str | None) -> None:
-    """See that the rows of a group, if they have one, are of one split, before all is packed. Raises ConfigError."""
-    home: dict[str, str] = {}
-    for number, (group, split) in enumerate(zip(groups, splits, strict=True), 1):
-        if group and home.setdefault(group, split) != split:
-            raise ConfigError(f"row {number}, column '{column}': group '{group}' is in {split}, in a row above in "
-                              f"{home[group]}; a group lies in one split alone: correct it, or use --split none to "
-                              "draw splits")
 
 
 def pack_splits(packer: Packer, rows: list[Row], splits: list[str]) -> None:
@@ -199,7 +174,11 @@ class Row:
     def make(self) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
         """The files of its record and what they are. Raises DataError where the row is a bad one."""
         files, facts = {}, {}
-        for name, (ext, data, clip) in self.parts().items():
+        try:
+            parts = self.parts()
+        except (OSError, ValueError) as error:  # nothing is written here: what fails is one of the row's own files
+            raise DataError(f"cannot be read or encoded ({error})") from None
+        for name, (ext, data, clip) in parts.items():
             files[f"{name}.{ext}"] = data
             facts[name] = {"codec": ext, "rate": clip.rate, "shape": list(clip.data.shape), "channels":
                            clip.data.shape[0] if name == "audio" else None}
@@ -208,7 +187,7 @@ class Row:
             files["text.json"], facts["text"] = codecs.encode_json(texts), {"codec": "json"}
         if not files:
             raise DataError("names no media file and no caption")
-        group = self.cells[self.columns.group] if self.columns.group else ""
+        group = self.cells[self.columns.group].strip() if self.columns.group else ""
         files["labels.json"] = codecs.encode_json({"labels": self.labels(), "group": group})
         return files, facts
 
@@ -220,7 +199,7 @@ class Row:
             film, track = codecs.read_video_and_sound(video)
             if film is None:
                 raise DataError(f"{video}: holds no video; name the column with --audio instead")
-            made["video"] = keep(video, film) if self.encoding.copy else encode_film(film, self.encoding)
+            made["video"] = keep("video", video, film) if self.encoding.copy else encode_film(film, self.encoding)
             if columns.audio == columns.video and track is not None:
                 made["audio"] = encode_sound(track, self.encoding)
         sound = self.file(columns.audio) if columns.audio != columns.video else None
@@ -229,10 +208,12 @@ class Row:
             if track is None:
                 raise DataError(f"{sound}: holds no sound")
             audible = sound.suffix[1:].lower() in KINDS["audio"]
-            made["audio"] = keep(sound, track) if self.encoding.copy and audible else encode_sound(track, self.encoding)
+            made["audio"] = (keep("audio", sound, track) if self.encoding.copy and audible
+                             else encode_sound(track, self.encoding))
         picture = self.file(columns.image)
         if picture:
-            made["image"] = keep(picture, codecs.decode(picture.suffix[1:].lower(), picture.read_bytes()))
+            ext, data, _ = keep("image", picture, None)
+            made["image"] = ext, data, codecs.decode(ext, data)
         return made
 
     def file(self, column: str | None) -> Path | None:
@@ -246,9 +227,13 @@ class Row:
         return path
 
 
-def keep(path: Path, clip: Clip) -> tuple[str, bytes, Clip]:
-    """A media file as it is."""
-    return path.suffix[1:].lower(), path.read_bytes(), clip
+def keep(kind: str, path: Path, clip: Clip | None) -> tuple[str, bytes, Clip | None]:
+    """A media file as it is. Raises DataError for an extension under which it would not be read again."""
+    ext = path.suffix[1:].lower()
+    if ext not in KINDS[kind]:
+        raise DataError(f"{path}: has {f'the extension .{ext}' if ext else 'no extension'}, by which no {kind} is read "
+                        f"({', '.join(KINDS[kind])}); " + ("convert it" if kind == "image" else "pack without --copy"))
+    return ext, path.read_bytes(), clip
 
 
 def encode_film(clip: Clip, encoding: Encoding) -> tuple[str, bytes, Clip]:
@@ -279,6 +264,6 @@ def encode_sound(clip: Clip, encoding: Encoding) -> tuple[str, bytes, Clip]:
     wave, rate = clip.data.mean(dim=0), clip.rate
     if encoding.audio_rate is not None and rate != encoding.audio_rate:
         wanted = float(encoding.audio_rate)
-        wave = sound_window(clip.data, rate, wanted, 0.0, int(len(wave) * wanted / rate), "sinc")
+        wave = sound_window(clip.data, rate, wanted, 0.0, max(1, int(len(wave) * wanted / rate)), "sinc")
         rate = wanted
     return "flac", codecs.encode_flac(wave[None], round(rate)), Clip(wave[None], rate)
