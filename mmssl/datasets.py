@@ -10,6 +10,7 @@ from mmssl.data import Manifest, verify
 from mmssl.data import inspect as manifest_of
 from mmssl.data.demo.cache import NAMES, resolve_root
 from mmssl.data.demo.sheet import contact_sheet
+from mmssl.data.schema import FILE_NAME
 from mmssl.data.vocabulary import build_vocabulary
 from mmssl.errors import ConfigError, few
 from mmssl.plugins import announced, load_waiting
@@ -69,12 +70,14 @@ def verify_data(root: str) -> tuple[str, int]:
     """Read and decode every sample.
 
     Returns:
-        one line per problem and a summary; and the number of problems.
+        one line per problem, a note where there is no manifest, and a summary; and the number of problems.
     """
     folder = resolve_root(root)
+    notes = [] if (folder / FILE_NAME).exists() else [
+        f"note: {folder} has no {FILE_NAME}; shards are checked on their own"]
     problems = [str(problem) for problem in verify(folder)]
     records = sum(split.records for split in manifest_of(folder).splits.values())
-    return "\n".join([*problems, f"{folder}: {records:,} samples, {len(problems)} problems"]), len(problems)
+    return "\n".join([*notes, *problems, f"{folder}: {records:,} samples, {len(problems)} problems"]), len(problems)
 
 
 def make_vocabulary(captions: str, out: str, size: int, min_count: int, split: str, column: str | None) -> str:

@@ -11,7 +11,8 @@ from mmssl.data import codecs
 from mmssl.data.labels import parse_labels
 from mmssl.data.shards import ShardIndex, read_record, split_shards
 from mmssl.data.sources import pack_table
-from mmssl.errors import ConfigError, StorageError
+from mmssl.data.sources.rows import read_rows
+from mmssl.errors import ConfigError, DataError, StorageError
 
 
 def records(root, split):
@@ -156,3 +157,13 @@ def test_another_folder_of_media_is_another_data_set(tmp_path):
         pack_table(path, str(tmp_path / "out"), media=str(second), **settings)
     again = pack_table(path, str(tmp_path / "out"), media=f"{second}/../a", **settings)
     assert again.kept == 1 and again.records == {"train": 1}
+
+
+@pytest.mark.parametrize("text, said", [
+    ("film,caption,caption\na,b,c\n", r"line 1: the title 'caption' stands over 2 columns; give each its own"),
+    ("film,caption,label\na,b,c\na,b\n", r"line 3: 2 cells, expected 3; put quotes"),
+    ("film,caption\na,b,c,d\n", r"line 2: 4 cells, expected 2; put quotes")])
+def test_a_table_whose_rows_do_not_fit_its_header(tmp_path, text, said):
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_rows(tmp_path / "table.csv")

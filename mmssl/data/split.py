@@ -163,7 +163,8 @@ def stored_shards(root: Path, part: str, manifest: Manifest | None) -> list[Path
 def infer_modalities(indices: list[ShardIndex]) -> dict[str, ModalityInfo]:
     """What the fields of plain shards say of their modalities: `video.mp4`, or `mp4` alone as its usual modality."""
     found: dict[str, ModalityInfo] = {}
-    for field in sorted({field for index in indices for field in index.fields} - {"labels.json"}):
+    held = {field for index in indices for field in index.fields} - {"labels.json"}
+    for field in sorted(held, key=lambda field: (field == "json", field)):  # as `find_field` prefers them
         name, dot, codec = field.rpartition(".")
         if codec not in CODECS.names():
             continue
@@ -175,10 +176,11 @@ def infer_modalities(indices: list[ShardIndex]) -> dict[str, ModalityInfo]:
 def find_field(fields: list[str], name: str, codecs: tuple[str, ...]) -> str | None:
     """The field that holds modality `name` in one of its codecs; None where the record lacks it.
 
-    `<name>.<codec>` first; a bare `<codec>`, as plain webdataset shards have it, where no field bears the name.
+    `<name>.<codec>` first; a bare `<codec>`, as plain webdataset shards have it, where no field bears the name. A bare
+    `json` comes last: beside a `txt` it is metadata.
     """
     named = [f"{name}.{codec}" for codec in codecs if f"{name}.{codec}" in fields]
-    bare = [codec for codec in codecs if codec in fields]
+    bare = sorted((codec for codec in codecs if codec in fields), key="json".__eq__)
     return next(iter(named + bare), None)
 
 

@@ -11,7 +11,7 @@ from mmssl.data.codecs import decode
 from mmssl.data.progress import progress_line
 from mmssl.data.sources.rows import JSONL, TEXT_COLUMN, stream_rows
 from mmssl.data.sources.table import parted
-from mmssl.data.split import Split
+from mmssl.data.split import Split, find_field
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import nearest
 from mmssl.storage import write_whole
@@ -93,12 +93,11 @@ def _of_data_set(root: Path, split_name: str, bad: list[str]) -> Iterator[list[s
         for record in range(count):
             done += 1
             show(done, len(split))
-            parts = {name: name.rpartition(".") for name in split.fields(shard, record)}
-            texts = [name for name, (modality, _, codec) in parts.items()
-                     if codec in TEXT_CODECS and modality in ("", *infos) and name != "labels.json"]
+            fields = split.fields(shard, record)
+            texts = [name for name in (find_field(fields, modality, TEXT_CODECS) for modality in infos) if name]
             try:
                 for name, data in split.read(shard, record, texts).items():
-                    yield decode(parts[name][2], data).data
+                    yield decode(name.rpartition(".")[2], data).data
             except DataError as error:
                 bad.append(f"{': '.join(split.where(shard, record))}: {error}")
 

@@ -86,9 +86,14 @@ def stream_csv(path: Path, file: Iterable[str]) -> Iterator[dict[str, str]]:
     """The rows of an open CSV file; see `stream_rows`."""
     reader = csv.DictReader(file)
     try:
+        twice = [title for title, count in Counter(reader.fieldnames or []).items() if count > 1]
+        if twice:
+            raise DataError(f"{path}, line {reader.line_num}: the title '{twice[0]}' stands over "
+                            f"{reader.fieldnames.count(twice[0])} columns; give each its own")
         for row in reader:
             if None in row or None in row.values():
-                raise DataError(f"{path}, line {reader.line_num}: {len(row) - (None in row)} cells or more, expected "
+                cells = sum(cell is not None for title, cell in row.items() if title is not None)
+                raise DataError(f"{path}, line {reader.line_num}: {cells + len(row.get(None, []))} cells, expected "
                                 f"{len(reader.fieldnames)}; put quotes around a cell with a comma in it")
             yield row
     except csv.Error as error:
