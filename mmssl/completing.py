@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from mmssl.data.split import find_field
 from mmssl.errors import ConfigError, DataError, few
 from mmssl.modalities import codecs_of
 from mmssl.registry import MODALITIES, signature_of
+from mmssl.rundir import RunDir
 
+log = logging.getLogger("mmssl")
 #: By section of a recipe, the settings that are names of files.
 FILES = {"modalities": ("vocabulary", "vectors"), "encoders": ("weights",)}
 
@@ -117,6 +120,41 @@ def moved(recipe: Recipe, root: str) -> Recipe:
     there, here = resolve_root(root), resolve_root(recipe.data.root)
     split = recipe.data.split if there.resolve() == here.resolve() else None
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=str(there), split=split))
+
+
+def reopened(run: RunDir, verb: str, overrides: Sequence[str]) -> Recipe:
+    """A run's recipe with other settings: on the data it was trained on by its own split; on others by theirs, or by
+    the one that is typed, which takes the whole place of the run's.
+
+    Args:
+        run: trained.
+        verb: what is done with it, for messages.
+        overrides: each `a.b=c`.
+
+    Raises:
+        ConfigError: another split of the data that the run was trained on, or an override that is wrong otherwise.
+        DataError: the folder is no run.
+    """
+    typed = [o for o in overrides if o.startswith(("data.split=", "data.split."))]
+    elsewhere = False
+    if any(o.startswith("data.root=") for o in overrides):
+        other = run.load_recipe(["data.split=null", *overrides])
+        elsewhere = not same_data(other, run.load_recipe())
+    if typed and not elsewhere:
+        raise ConfigError([f"{verb}: '{o}': the run was trained on its own split, and what was trained on must not be "
+                           f"tested on; leave it out" for o in typed])
+    if not elsewhere:
+        return run.load_recipe(list(overrides))
+    return other if typed else elsewhere_split(other, run.load_recipe())
+
+
+def elsewhere_split(recipe: Recipe, trained: Recipe) -> Recipe:
+    """The recipe with its data set's own split in place of that of the run; says so, since a copy of the run's data
+    looks like other data."""
+    if trained.data.split:
+        log.warning("data.root: %s is not the data that the run was trained on (%s), so it is split as it says itself; "
+                    "if they are the same data, type the run's data.split too", recipe.data.root, trained.data.root)
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, split=None))
 
 
 def same_data(a: Recipe, b: Recipe) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import shlex
@@ -111,7 +110,7 @@ def tuning(source: str | Path, task: str, overrides: list[str] | None = None, *,
     recipe = compose(run.recipe_file, task, overrides, start)
     if names(read_raw(task_path(task)), overrides or [], "split") or completing.same_data(recipe, trained):
         return recipe
-    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, split=None))
+    return completing.elsewhere_split(recipe, trained)
 
 
 def resume(run_dir: str | Path, overrides: list[str] | None = None) -> RunDir:

@@ -1,5 +1,6 @@
 """A run's own split by group, and what is done with the run later: nobody tests who has trained."""
 
+import json
 import shutil
 
 import pytest
@@ -123,3 +124,42 @@ tasks: {{act: {{root: set, label: act, features: [all], train: [train, val]}}}}
         assert code == 2 and said in out.replace("\n", " "), out
     assert mmssl(capsys, *words, "tasks.act.groups={test: [train1], train: [train0]}")[0] == 0
     assert mmssl(capsys, *words, "tasks.act.test=[val]", "tasks.act.folds={by: group}")[0] == 0  # these keep them apart
+
+
+# other data
+
+@pytest.mark.parametrize("words", [["probe"], ["probe", "--missing", "all"], ["score"]])
+def test_the_same_root_typed_again_opens_nothing_and_others_have_their_split(folder, tmp_path, capsys, caplog, words):
+    if words == ["score"]:
+        assert main(["finetune", "--run", str(folder / "run"), "--task", str(folder / "act.yaml"), "--run-dir",
+                     str(tmp_path / "run"), "trainer.max_steps=1"]) == 0
+    else:
+        shutil.copytree(folder / "run", tmp_path / "run")
+        words = [*words, "probe.labels=[act]", "probe.seeds=1"]
+
+    def tested():  # 3 of 15 samples have no gyroscope, so nothing to retrieve
+        if words[0] == "score":
+            return json.loads((tmp_path / "run" / "score.json").read_text())["scores"]["rows"]
+        if "--missing" in words:
+            results = json.loads((tmp_path / "run" / "missing" / "bench.json").read_text())["results"]
+            return len(results[0]["samples"]["key"])
+        return json.loads((tmp_path / "run" / "probe.json").read_text())["retrieval"]["acc_to_gyro"]["rows"] + 3
+
+    words = [*words[:1], "--run", tmp_path / "run", *words[1:]]
+    code, _, err = mmssl(capsys, *words, f"data.root={folder}/./set", "data.split={test: [train0]}")
+    assert code == 2
+    one_message(err, "'data.split={test: [train0]}': the run was trained on its own split")
+
+    def named(split, number, files):  # test0 is not there, train1 is, and did not test here
+        return {**files, "labels.json": files["labels.json"].replace(b'"test', b'"tset')}
+
+    make_signals(tmp_path / "other", {"train": 20, "val": 10, "test": 15}, named)
+    other = RunDir(tmp_path / "run"), words[0], [f"data.root={tmp_path / 'other'}"]
+    assert completing.reopened(*other).data.split is None
+    caplog.clear()
+    assert mmssl(capsys, *words, *other[2])[0] == 0 and tested() == 15
+    line, = (r.getMessage() for r in caplog.records if "not the data" in r.getMessage())
+    assert line.startswith(f"data.root: {tmp_path / 'other'} is not the data that the run was trained on")
+    folds = ["data.split.folds=5", "data.split.fold=1"]
+    assert completing.reopened(*other[:2], other[2] + folds).data.split == {"folds": 5, "fold": 1}
+    assert completing.reopened(*other[:2], [f"data.root={folder}/./set"]).data.split == split_of(folder)

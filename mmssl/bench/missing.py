@@ -11,7 +11,7 @@ from mmssl.bench.bench import gather, run_suite
 from mmssl.bench.pictures import heat_map
 from mmssl.bench.results import Result
 from mmssl.bench.suite import Suite, Task
-from mmssl.completing import data_root, dealt
+from mmssl.completing import data_root, dealt, reopened
 from mmssl.data import Split
 from mmssl.data.demo.cache import PREFIX
 from mmssl.errors import ConfigError
@@ -60,7 +60,7 @@ def probe_missing(run_dir: str | Path, checkpoint: str = "last", overrides: Sequ
     run = RunDir(Path(run_dir))
     if problems := probe_overrides(overrides):
         raise ConfigError(problems)
-    recipe = run.load_recipe(list(overrides))
+    recipe = reopened(run, "probe", overrides)
     how = recipe.probe
     features = [name for name in how.features if name in ("all", "global")]
     problems = [] if how.labels else ["probe.labels: empty; name labels of the data set, e.g. probe.labels=[activity]"]

@@ -65,7 +65,7 @@ def probe(run_dir: str | Path, checkpoint: str = "last", overrides: list[str] | 
     run = RunDir(Path(run_dir))
     if problems := probe_overrides(overrides or []):
         raise ConfigError(problems)
-    recipe = run.load_recipe(overrides)
+    recipe = completing.reopened(run, "probe", overrides or [])
     if not recipe.probe.labels:
         raise ConfigError("probe.labels: empty; name labels of the data set, e.g. probe.labels=[digit] "
                           "(`mmssl data inspect` lists them)")

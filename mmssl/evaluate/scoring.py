@@ -16,7 +16,7 @@ from mmssl.data import StreamLoader, inspect
 from mmssl.data.progress import progress_line
 from mmssl.errors import ConfigError, DataError
 from mmssl.eval import Scores, frozen, on_device, scores
-from mmssl.evaluate.loading import device_of, load_weights, split_problems
+from mmssl.evaluate.loading import device_of, load_weights
 from mmssl.methods import Classifier
 from mmssl.rundir import RunDir, write_json
 from mmssl.storage import write_whole
@@ -81,10 +81,9 @@ def score(run_dir: str | Path, checkpoint: str | None = None, overrides: list[st
     run = RunDir(Path(run_dir))
     wrong = [o for o in overrides or [] if not o.startswith(SETTABLE)]
     problems = [f"score: '{o}': only {', '.join(s.rstrip('=') for s in SETTABLE)}* may change" for o in wrong]
-    problems += split_problems("score", overrides or [])
     if problems:
         raise ConfigError(problems)
-    recipe = run.load_recipe(overrides)
+    recipe = completing.reopened(run, "score", overrides or [])
     if recipe.finetune is None:
         raise ConfigError(f"{run.root}: has no classifier (its method is '{recipe.method['name']}'); train one with "
                           f"`mmssl finetune --run {run.root} --task …`, or read its features with `mmssl probe`")
