@@ -139,7 +139,7 @@ def test_the_same_root_typed_again_opens_nothing_and_others_have_their_split(fol
 
     def tested():  # 3 of 15 samples have no gyroscope, so nothing to retrieve
         if words[0] == "score":
-            return json.loads((tmp_path / "run" / "score.json").read_text())["scores"]["rows"]
+            return json.loads((tmp_path / "run" / "score-other-test.json").read_text())["scores"]["rows"]
         if "--missing" in words:
             results = json.loads((tmp_path / "run" / "missing" / "bench.json").read_text())["results"]
             return len(results[0]["samples"]["key"])
