@@ -82,7 +82,7 @@ def test_the_score_is_that_of_the_mean_over_views(capsys, tmp_path, tuned):
     assert np.allclose(said["logits"], means) and max(len(rows) for rows in sums.values()) == 3
     assert np.abs(np.stack([rows[0] - rows[2] for rows in sums.values()])).max() > 1e-3, "views differ"
     right = np.mean(means.argmax(1) == np.array(list(labels.values())))
-    assert json.loads((tuned / "score.json").read_text())["scores"]["values"]["accuracy"] == pytest.approx(right)
+    assert json.loads((tuned / "score-train.json").read_text())["scores"]["values"]["accuracy"] == pytest.approx(right)
 
 
 def test_what_has_no_label_is_left_out_of_the_score(capsys, tmp_path, signals, tuned):
