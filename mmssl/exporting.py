@@ -84,8 +84,7 @@ class Deployed(nn.Module):
         latents, present = {}, {}
         for i, (name, x) in enumerate(zip(self.names, inputs, strict=True)):
             modality = self.model.modalities[name]
-            normalise = getattr(modality, "normalise", None)
-            z = self.model.encoders[name](modality.on_device(x if normalise is None else normalise(x), None), None)
+            z = self.model.encoders[name](modality.on_device(x, None), None)
             there = available[:, i] if z.ndim == 2 else available[:, i, None].expand(z.shape[:2])
             latents[name], present[name] = z * there[..., None], there
         features = tuple(latents.values())

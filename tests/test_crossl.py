@@ -84,7 +84,7 @@ def test_two_views_pool_what_the_mask_lets_them_see(more):
     batch, rng = holey_batch(parts, 8), Rng((5,))
     latents, present = method.embed(batch, rng)
     here = rng.at("gyro").for_rows(batch.rows)
-    encoder, x = method.encoders["gyro"], method.modalities["gyro"].on_device(batch.streams["gyro"].data, None)
+    encoder, x = method.encoders["gyro"], method.modalities["gyro"].on_device(batch.streams["gyro"].data, here)
     seen = method.mask.over_time("gyro", 8, encoder.steps, 2.56, here, CPU)
     states = encoder.states(x)
     for view in (0, 1):

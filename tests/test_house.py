@@ -12,7 +12,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 OTHERS = [*sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
 
 FLOORS = [
-    {"errors", "rng", "types", "registry", "plugins", "recipe_files", "suite_files", "storage"},
+    {"errors", "rng", "types", "registry", "plugins", "recipe_files", "suite_files", "storage",
+     "threads"},
     {"distributed", "optim", "transforms", "nn", "losses", "environment", "plots", "page"},
     {"modalities"},
     {"data", "methods", "eval"},

@@ -8,9 +8,8 @@ import torch
 
 from mmssl.errors import ConfigError, DataError
 from mmssl.modalities import Audio, Image, Mel, Motion, Series, Video, input_shape_of
-from mmssl.modalities.series import rotation
 from mmssl.rng import Rng
-from mmssl.transforms import Crop, cut, inception_box, take, window_indices
+from mmssl.transforms import Crop, cut, inception_box, rotations, take, window_indices
 from mmssl.types import Clip, View
 
 RNG = Rng((0, "test"))
@@ -219,24 +218,35 @@ def test_mel_is_its_formula(level):
 
 # Series ---------------------------------------------------------------------------------------------------------------
 
-def test_series_are_cut_and_standardised_by_channel():
+def test_series_are_cut_in_the_units_of_the_file_and_standardised_by_channel_on_the_device():
     series = Series(2, 10.0, 0.3, patch=1, mean=[1.0, -1.0], std=[2.0, 4.0])
     x = torch.stack([torch.arange(9.0), -torch.arange(9.0)])
-    assert torch.allclose(series.transform(Clip(x, 10.0), 0.4, RNG),
-                          torch.tensor([[1.5, 2.0, 2.5], [-0.75, -1.0, -1.25]]))
-    plain = Series(2, 10.0, 0.3, patch=1)
-    assert plain.transform(Clip(x.short(), 10.0), 0.4, None).tolist() == [[4, 5, 6], [-4, -5, -6]]
+    window = series.transform(Clip(x.short(), 10.0), 0.4, RNG)
+    assert window.tolist() == [[4, 5, 6], [-4, -5, -6]] and window.dtype == torch.float32
+    seen = series.on_device(torch.stack([window, window + 2]), None)
+    assert seen.tolist() == [[[1.5, 2.0, 2.5], [-0.75, -1.0, -1.25]], [[2.5, 3.0, 3.5], [-0.25, -0.5, -0.75]]]
 
 
 def test_series_vary_in_training_as_told():
-    flat = Clip(torch.ones(3, 5000), 10.0)
-    jittered = Series(3, 10.0, 500.0, jitter=0.1)
-    assert jittered.transform(flat, 0.0, RNG).std(dim=1).tolist() == pytest.approx([0.1] * 3, rel=0.1)
-    scaled = Series(3, 10.0, 500.0, scale=0.2)
-    factors = torch.stack([scaled.transform(flat, 0.0, RNG.at(i)) for i in range(200)])
+    flat, rng = torch.ones(200, 3, 500), RNG.for_rows(torch.arange(200))
+    noise = Series(3, 10.0, 50.0, jitter=0.1, mean=[1.0] * 3, std=[2.0] * 3).on_device(flat, rng)
+    assert noise.std(dim=(0, 2)).tolist() == pytest.approx([0.1] * 3, rel=0.02)  # in units of what encoders see
+    assert noise.mean(dim=(0, 2)).tolist() == pytest.approx([0.0] * 3, abs=0.002)
+    scaling = Series(3, 10.0, 50.0, scale=0.2)
+    factors = scaling.on_device(flat, rng)
     assert (factors == factors[:, :, :1]).all()
-    assert factors[:, :, 0].std(dim=0).mean().item() == pytest.approx(0.2, rel=0.2)
-    assert torch.equal(scaled.transform(flat, 0.0, None), flat.data)
+    assert factors[:, :, 0].std(dim=0).tolist() == pytest.approx([0.2] * 3, rel=0.2)
+    assert abs(torch.corrcoef(factors[:, :, 0].T)).fill_diagonal_(0).max() < 0.25  # each channel by itself
+    assert torch.equal(scaling.on_device(flat, None), flat)
+
+
+def test_what_a_series_is_varied_by_depends_on_its_global_row_alone():
+    series, x = Series(3, 20.0, 2.0, jitter=0.1, scale=0.2, rotate=20.0, mean=[0.5, 0, 1]), torch.randn(6, 3, 40)
+    whole = series.on_device(x, RNG.for_rows(torch.arange(6)))
+    half = series.on_device(x[3:], RNG.for_rows(torch.arange(3, 6)))
+    torch.testing.assert_close(half, whole[3:])
+    again, other = (series.on_device(x, RNG.at(*more).for_rows(torch.arange(6))) for more in ((), ("later",)))
+    assert torch.equal(again, whole) and not torch.allclose(other, whole, atol=0.1)
 
 
 def test_series_refuse_what_they_were_not_told_of():
@@ -257,19 +267,26 @@ def test_series_refuse_what_they_were_not_told_of():
 
 
 def test_a_sensor_worn_askew_keeps_lengths_and_turns_by_the_asked_amount():
-    turns = [rotation(20.0, Rng((i,)).torch()) for i in range(400)]
-    angles = []
-    for turn in turns:
-        assert torch.allclose(turn @ turn.T, torch.eye(3), atol=1e-5) and torch.linalg.det(turn) > 0.99
-        angles.append(math.degrees(math.acos(min(1.0, (turn.trace().item() - 1) / 2))))
-    spread = math.sqrt(sum(a * a for a in angles) / len(angles))
-    assert 17 < spread < 23  # root mean square of 20 standard normal numbers
-    x = torch.randn(3, 60)
-    plain, turned = (Series(3, 20, 2, rotate=r).transform(Clip(x, 20.0), 0.0, Rng((1,))) for r in (0.0, 20.0))
-    assert torch.allclose(plain.norm(dim=0), turned.norm(dim=0), atol=1e-5) and not torch.allclose(plain, turned)
-    assert torch.equal(Series(3, 20, 2, rotate=20.0).transform(Clip(x, 20.0), 0.0, None), x[:, :40])
+    x, rng = torch.randn(400, 3, 40), RNG.for_rows(torch.arange(400))
+    series = Series(3, 20, 2, rotate=20.0, mean=[0.0] * 3)
+    seen = series.on_device(x, rng)
+    assert torch.allclose(seen.norm(dim=1), x.norm(dim=1), atol=1e-4) and torch.equal(series.on_device(x, None), x)
+    turns = seen @ torch.linalg.pinv(x)
+    assert torch.allclose(turns @ turns.mT, torch.eye(3), atol=1e-4) and (torch.linalg.det(turns) > 0.99).all()
+    cosine = ((turns.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1)
+    assert 17 < cosine.acos().rad2deg().square().mean().sqrt() < 23  # root mean square of 20 standard normal numbers
+    shifted = Series(3, 20, 2, rotate=20.0, mean=[5.0, 0.0, 0.0], std=[2.0, 1.0, 1.0])
+    torch.testing.assert_close(shifted.on_device(x, rng)[:, 0], (seen[:, 0] - 5) / 2)  # turned before it is normalised
     with pytest.raises(ConfigError, match="3 channels"):
         Series(1, 20, 2, rotate=5.0)
+
+
+def test_turns_are_those_of_the_matrix_exponential():
+    axes, angles = torch.randn(20, 3, dtype=torch.float64), torch.randn(20, dtype=torch.float64) * 2
+    for axis, angle, found in zip(axes, angles, rotations(axes, angles), strict=True):
+        x, y, z = (axis / axis.norm() * angle).tolist()
+        want = torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64))
+        torch.testing.assert_close(found, want)
 
 
 def test_cut_takes_the_steps_that_window_indices_lists():
@@ -278,12 +295,3 @@ def test_cut_takes_the_steps_that_window_indices_lists():
         for axis, length in ((1, 20), (0, 2)):
             listed = x.index_select(axis, window_indices(length, first, count, stride))
             assert torch.equal(cut(x, first, count, stride, axis), listed), (first, count, stride, axis)
-
-
-def test_a_rotation_is_the_exponential_of_its_axis_and_angle():
-    for seed in range(5):
-        drawn = torch.Generator().manual_seed(seed)
-        x, y, z = torch.nn.functional.normalize(torch.randn(3, generator=drawn).double(), dim=0).tolist()
-        angle = float(torch.randn((), generator=drawn)) * math.radians(90)
-        want = torch.matrix_exp(angle * torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=torch.float64))
-        torch.testing.assert_close(rotation(90, torch.Generator().manual_seed(seed)).double(), want, rtol=0, atol=1e-6)

@@ -73,7 +73,7 @@ class Training:
     accelerator: str = "auto"
     devices: int = 1
     nodes: int = 1
-    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     log_every: int = 20
     val_every: int = 200
     checkpoint_every: int = 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import groupby
 from typing import Any
 
@@ -15,11 +15,14 @@ from mmssl.data.samples import Draft, Reader, transform_clips
 from mmssl.distributed import rank, world_size
 from mmssl.errors import ConfigError, DataError, TooManyBadSamples
 from mmssl.rng import Rng
+from mmssl.threads import lone_threads
 from mmssl.types import MIDDLE, Batch, View
 
 #: What a broken sample may raise on its way; anything else is a mistake in the program and stops it.
 BAD = (DataError, ValueError, RuntimeError, IndexError, OSError, ArithmeticError)
 ATTEMPTS = 256
+#: Tasks that a batch is at most cut into for each thread: one for each sample of a sensor costs more than the sample.
+TASKS = 16
 
 
 class StreamLoader:
@@ -164,20 +167,21 @@ class StreamLoader:
     def _inline(self, order: Order | StoredOrder, epoch: int, rows: Iterator[range]) -> Iterator[Batch]:
         for positions in rows:
             draft = self._draft(positions)
-            for rows_of_one in self._by_sample(positions):
-                self._fill(draft, rows_of_one, order, epoch)
+            self._fill_all(draft, self._by_sample(positions), order, epoch)
             yield draft.finish()
 
     def _ahead(self, order: Order | StoredOrder, epoch: int, rows: Iterator[range]) -> Iterator[Batch]:
-        """The same with threads: one task per sample, at most `prefetch` batches beyond the one asked for."""
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="mmssl-data")
+        """The same with threads: a task for a few samples, at most `prefetch` batches beyond the one asked for."""
+        pool = lone_threads(self.workers, "mmssl-data")
         queue: deque[tuple[Draft, list[Future]]] = deque()
         try:
             while True:
                 while len(queue) <= self.prefetch and (positions := next(rows, None)) is not None:
                     draft = self._draft(positions)
-                    queue.append((draft, [pool.submit(self._fill, draft, rows_of_one, order, epoch)
-                                          for rows_of_one in self._by_sample(positions)]))
+                    samples = self._by_sample(positions)
+                    few = -(-len(samples) // (TASKS * self.workers))
+                    queue.append((draft, [pool.submit(self._fill_all, draft, samples[i:i + few], order, epoch)
+                                          for i in range(0, len(samples), few)]))
                 if not queue:
                     return
                 draft, tasks = queue.popleft()
@@ -190,11 +194,15 @@ class StreamLoader:
     def _draft(self, positions: range) -> Draft:
         return Draft(positions, self.reader.modalities, list(self.reader.split.labels), self.reader.split.several)
 
-    def _by_sample(self, positions: range) -> Iterator[range]:
+    def _by_sample(self, positions: range) -> list[range]:
         """The rows of a batch, those of one sample together."""
-        for _, run in groupby(range(len(positions)), lambda row: positions[row] // len(self.views)):
-            rows = list(run)
-            yield range(rows[0], rows[-1] + 1)
+        runs = (list(run) for _, run in groupby(range(len(positions)), lambda row: positions[row] // len(self.views)))
+        return [range(rows[0], rows[-1] + 1) for rows in runs]
+
+    def _fill_all(self, draft: Draft, samples: list[range], order: Order | StoredOrder, epoch: int) -> None:
+        """`_fill` for some samples."""
+        for rows in samples:
+            self._fill(draft, rows, order, epoch)
 
     def _fill(self, draft: Draft, rows: range, order: Order | StoredOrder, epoch: int) -> None:
         """Put the views of one sample into their rows; in training another sample where it is bad."""

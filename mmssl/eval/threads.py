@@ -8,11 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
-from threading import Barrier, Lock
+from threading import Lock
 from typing import TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
+
+from mmssl.threads import lone_threads
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -93,16 +95,4 @@ def _libraries(scipy: bool) -> ThreadpoolController:
 @lru_cache(maxsize=1)
 def _pool(process: int, count: int) -> ThreadPoolExecutor:
     """Threads of this process that compute alone. Kept: fresh ones would ask for fresh memory."""
-    begun = Barrier(count + 1)
-
-    def begin() -> None:
-        torch.get_num_threads()  # a thread takes the common number when it first asks, also after it was set
-        torch.set_num_threads(1)
-        begun.wait()
-
-    pool = ThreadPoolExecutor(count, "mmssl-compute", initializer=begin)
-    for _ in range(count):
-        pool.submit(int)
-    begun.wait()
-    torch.set_num_threads(count)  # setting it in a thread also set what threads to come begin with
-    return pool
+    return lone_threads(count, "mmssl-compute")

@@ -31,7 +31,6 @@ class Modality(Protocol):
         items(data): for samples that hold K things each (texts), (B, K) bool, True where there is one.
         transform_view(clip, start, view): `transform` in evaluation for one of several crops (`View.crop`); without it
             all crops of a sample are alike.
-        normalise(data): what `transform` does to the units of a file, for those who deploy a model without it.
         describe(): one line about what the modality brings along, for the log of a run.
 
     No paper: ours.

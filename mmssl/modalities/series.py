@@ -13,13 +13,13 @@ from mmssl.modalities.base import Modality
 from mmssl.nn.tokenizers import PatchTokenizer
 from mmssl.registry import MODALITIES
 from mmssl.rng import Rng
-from mmssl.transforms import cut, whole_ratio
+from mmssl.transforms import cut, noisy, scaled, turned, whole_ratio
 from mmssl.types import Clip
 
 
 @MODALITIES.register("series")
 class Series(Modality):
-    """A window of a sensor, float32 (C, T), in units of the training data's standard deviation.
+    """A window of a sensor. Ships float32 (C, T) in the file's units; encoders see units of the training data's deviation.
 
     Args:
         channels: C.
@@ -28,7 +28,7 @@ class Series(Modality):
         patch: steps of one token; every token sees all channels.
         mean, std: of each channel over the training data, in the file's units; null: left as they are. Never of a
             single window: the level of a slow signal (skin conductance) tells more than its shape.
-        jitter: in training, standard deviation of Gaussian noise, in units of the result.
+        jitter: in training, standard deviation of Gaussian noise, in units of what encoders see.
         scale: in training, each channel is multiplied by 1 + this x a standard normal number, one for the window.
         rotate: in training, degrees: the three axes are turned about a random axis by this x a standard normal number,
             as if the sensor were worn askew.
@@ -67,34 +67,20 @@ class Series(Modality):
         if not math.isfinite(x.sum()) and not torch.isfinite(x).all():  # one pass; finite numbers may add up to more
             bad = (~torch.isfinite(x)).any(dim=1).nonzero().flatten().tolist()
             raise DataError(f"series: NaN or infinity in channels {bad}; fill gaps before packing, or leave it out")
+        return x
+
+    def on_device(self, data: Float[Tensor, "B C T"], rng: Rng | None) -> Float[Tensor, "B C T"]:
+        """From the file's units to those of the training data's standard deviation; in training varied, row by row."""
         if rng is not None and self.rotate > 0:
-            x = rotation(self.rotate, rng.at("rotate").torch()) @ x
-        x = self.normalise(x)
-        return x if rng is None else self._vary(x, rng)
-
-    def normalise(self, x: Float[Tensor, "*B C T"]) -> Float[Tensor, "*B C T"]:
-        """From the file's units to those of the training data's standard deviation."""
-        return (x - self.mean) / self.std
-
-    def _vary(self, x: Tensor, rng: Rng) -> Tensor:
-        if self.scale > 0:
-            x = x * torch.randn(len(x), 1, generator=rng.at("scale").torch()).mul_(self.scale).add_(1)
-        if self.jitter > 0:
-            x = x + torch.randn(x.shape, generator=rng.at("jitter").torch()).mul_(self.jitter)
+            data = turned(data, self.rotate, rng.at("rotate"))
+        x = (data - self.mean.to(data.device)) / self.std.to(data.device)
+        if rng is not None and self.scale > 0:
+            x = scaled(x, self.scale, rng.at("scale"))
+        if rng is not None and self.jitter > 0:
+            x = noisy(x, self.jitter, rng.at("jitter"))
         return x
 
     def tokenizer(self, dim: int) -> nn.Module:
         """One token for each `patch` steps of all channels."""
         return PatchTokenizer(self.shape, (self.patch,), dim)
 
-
-def rotation(degrees: float, generator: torch.Generator) -> Float[Tensor, "3 3"]:
-    """A turn about an axis drawn evenly from the sphere, by `degrees` times a standard normal number. Ours."""
-    axis = torch.randn(3, generator=generator).tolist()
-    x, y, z = (value / max(math.hypot(*axis), 1e-12) for value in axis)
-    angle = float(torch.randn((), generator=generator)) * math.radians(degrees)
-    sine, rest = math.sin(angle), 1 - math.cos(angle)  # Rodrigues' formula: 1 + sin K + (1 - cos) K²
-    a, b, c = rest * x, rest * y, rest * z
-    return torch.tensor([[1 - b * y - c * z, a * y - sine * z, a * z + sine * y],
-                         [a * y + sine * z, 1 - a * x - c * z, b * z - sine * x],
-                         [a * z - sine * y, b * z + sine * x, 1 - a * x - b * y]])

@@ -6,7 +6,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from mmssl.data.shards import ShardIndex, ShardWriter, list_splits
 from mmssl.data.sources.folder import PackFolder
 from mmssl.errors import DataError
 from mmssl.storage import write_whole
+from mmssl.threads import lone_threads
 
 LEFT_OUT = "left_out.txt"
 SHARD_RECORDS = 500
@@ -196,7 +196,7 @@ def ahead(items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Any]]:
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(workers) as pool:
+    with lone_threads(workers, "mmssl-pack") as pool:
         waiting: deque = deque()
         try:
             for item in items:
