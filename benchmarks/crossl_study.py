@@ -6,8 +6,7 @@ Two data sets, each with subjects held out: the smartwatch recordings of `demo:s
 `watch_demo.npz`), and four wristband signals at four rates in FOLDER/stress_predict.npz (left out where it is not
 there). Every row is trained on the training subjects with several seeds, and read out by the same linear classifier at
 three shares of their labels; a second table takes one sensor away from the test subjects. Test subjects take part in
-no choice. What is done is kept in STUDY, so that a stopped study goes on; STUDY/table.json and STUDY/table.md are the
-result.
+no choice. What is done is kept in STUDY, so that a stopped study goes on; the result is STUDY/table.json and table.md.
 """
 
 from __future__ import annotations
@@ -40,6 +39,8 @@ SHARES = (0.01, 0.1, 1.0)
 #: Draws of each share of the labels, where it is not all of them, for one training seed; shown is their mean.
 DRAWS = 3
 NONE = "nothing"
+#: The first rows, the recommended settings and what they are held against, have all seeds; the others so many.
+MAIN, FEW = 4, 3
 #: By heading, what differs from the recommended settings.
 LOSSES = {"CMC": ["loss=cmc", "aggregator=concat"], "NCE of the views": ["loss={name: nce, temperature: 0.1}"],
           "Barlow Twins": ["loss=barlow_twins"], "COCOA": ["loss=cocoa", "aggregator=concat"],
@@ -208,11 +209,12 @@ def collect(studies: Sequence[Study], out: Path, seeds: int, word: str) -> dict[
     """By data set and heading, one result for each seed, of the rows whose name holds `word`."""
     found: dict[str, dict[str, list[dict]]] = {study.name: {} for study in studies}
     rows = {study.name: rows_of(study, out / "runs" / study.name) for study in studies}
-    for heading in [h for h in next(iter(rows.values())) if word in h]:
-        for study in studies:
-            found[study.name][heading] = [
-                kept(out / "results" / study.name / f"{slug(heading)}-{seed}.json",
-                     partial(rows[study.name][heading], seed)) for seed in range(seeds)]
+    for i, heading in enumerate(next(iter(rows.values()))):
+        count = seeds if i < MAIN else min(seeds, FEW)
+        for study in studies if word in heading else ():
+            at, make = out / "results" / study.name / slug(heading), rows[study.name][heading]
+            found[study.name][heading] = [kept(at.with_name(f"{at.name}-{s}.json"), partial(make, s))
+                                          for s in range(count)]
     return found
 
 
@@ -229,33 +231,33 @@ def slug(heading: str) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over the seeds."""
+    """Mean ± standard deviation over seeds."""
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=min(1, len(values) - 1)):.3f}"
 
 
 def table_of(study: Study, found: dict[str, list[dict]]) -> list[str]:
     """Metrics by share of the labels, Markdown."""
     shares = [f"{100 * share:g} %" for share in SHARES]
-    lines = [f"| {study.name}: {' / '.join(study.shown)} | features | {' | '.join(f'{s} of labels' for s in shares)} |",
-             "|---" * (len(shares) + 2) + "|"]
+    head = [f"{study.name}: {' / '.join(study.shown)}", "features", "seeds", *(f"{s} of labels" for s in shares)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for heading, runs in found.items():
         for names in runs[0]:
             cells = [" / ".join(spread([run[names]["shares"][s][key] for run in runs]) for key in study.shown)
                      for s in shares]
-            lines.append(f"| {heading} | {names} | {' | '.join(cells)} |")
+            lines.append(f"| {heading} | {names} | {len(runs)} | {' | '.join(cells)} |")
     return lines
 
 
 def missing_of(study: Study, found: dict[str, list[dict]]) -> list[str]:
     """Macro-F1 with every sensor and with one missing at test time, Markdown."""
-    lines = [f"| {study.name}: macro-F1 | features | all sensors | one missing, mean | worst | mean drop |",
-             "|---|---|---|---|---|---|"]
+    lines = [f"| {study.name}: macro-F1 | features | seeds | all sensors | one missing, mean | worst | mean drop |",
+             "|---" * 7 + "|"]
     for heading, runs in found.items():
         for names, key in [(n, k) for n in runs[0] for k in runs[0][n] if k != "shares"]:
             whole = np.array([run[names][key][NONE] for run in runs])
             less = np.array([[v for m, v in run[names][key].items() if m != NONE] for run in runs])
-            cells = [whole, less.mean(axis=1), less.min(axis=1), whole - less.mean(axis=1)]
-            lines.append(f"| {heading}{key.removeprefix('missing')} | {names} | {' | '.join(map(spread, cells))} |")
+            cells = map(spread, [whole, less.mean(axis=1), less.min(axis=1), whole - less.mean(axis=1)])
+            lines.append(f"| {heading}{key.removeprefix('missing')} | {names} | {len(runs)} | {' | '.join(cells)} |")
     return lines
 
 
@@ -267,10 +269,10 @@ def opened(args: argparse.Namespace) -> list[Study]:
         print(pack_signals(str(source), str(EXAMPLES / "stress_signals.yaml"), str(shards)), flush=True)
         found.append(Study("stress", "state", str(EXAMPLES / "crossl_stress.yaml"),
                            [f"data.root={shards}", *args.overrides], ("macro_f1", "accuracy", "auroc"), STRESS))
-    found = [study for study in found if args.only is None or study.name == args.only]
-    for study in found:
+    chosen = [study for study in found if args.only in (None, study.name)]
+    for study in chosen:
         study.open()
-    return found
+    return chosen
 
 
 def main() -> None:
@@ -278,7 +280,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, required=True, help="folder with stress_predict.npz")
     options.add_argument("--out", type=Path, required=True)
-    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--seeds", type=int, default=8, help=f"of the first {MAIN} rows; the others have {FEW}")
     options.add_argument("--only", choices=["watch", "stress"], help="one of the data sets")
     options.add_argument("--rows", metavar="WORD", default="", help="only rows whose name holds this")
     options.add_argument("overrides", nargs="*", metavar="a.b=c", help="of every pre-trained row")
@@ -286,8 +288,7 @@ def main() -> None:
     begun = kept(args.out / "overrides.json", lambda: {"overrides": args.overrides})["overrides"]
     if begun != args.overrides:
         options.error(f"{args.out} was begun with the overrides {begun}; take another --out")
-    studies = opened(args)
-    results, text = collect(studies, args.out, args.seeds, args.rows), []
+    results, text = collect(studies := opened(args), args.out, args.seeds, args.rows), []
     for study in studies:
         text += [*table_of(study, results[study.name]), "", *missing_of(study, results[study.name]), ""]
     print("\n".join(text))

@@ -12,7 +12,7 @@ def lone_threads(count: int, name: str) -> ThreadPoolExecutor:
     """A pool of so many threads, begun, on each of which an operation of PyTorch starts no further threads.
 
     Left alone, even a product of two small matrices on such a thread brings a second thread to life, which then spins
-    beside it: twice the processor's time for nothing. Operations elsewhere keep their number of threads. No paper: ours.
+    beside it: twice the processor's time for nothing. Operations elsewhere keep their number of threads. Ours.
 
     Args:
         count: at least 1.

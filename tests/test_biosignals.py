@@ -12,7 +12,7 @@ from raw_sets import write_night, write_pamap2, write_sleep_edf, write_wesad
 from mmssl.cli import main
 from mmssl.config import load
 from mmssl.data import Manifest, assignment_hash
-from mmssl.data.sources.description import load_description
+from mmssl.data.sources.recordings.description import load_description
 from mmssl.dry_run import counts
 from mmssl.rundir import RunDir
 

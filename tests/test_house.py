@@ -39,8 +39,8 @@ DOORS = {
     "matplotlib": {"plots"},
     "sklearn": {"eval", "reporting", "data/demo"},
     "scipy": {"data/sources", "eval"},
-    "edfio": {"data/sources/edf"},
-    "wfdb": {"data/sources/wfdb_files"},
+    "edfio": {"data/sources/series/edf"},
+    "wfdb": {"data/sources/series/wfdb_files"},
     "tensorflow": {"convert/tensorflow_export"},
 }
 

@@ -11,7 +11,7 @@ from mmssl.data import codecs
 from mmssl.data.labels import parse_labels
 from mmssl.data.shards import ShardIndex, read_record, split_shards
 from mmssl.data.sources import pack_table
-from mmssl.data.sources.rows import read_rows
+from mmssl.data.sources.tables.rows import read_rows
 from mmssl.errors import ConfigError, DataError, StorageError
 
 

@@ -5,8 +5,9 @@ import pytest
 from raw_sets import pamap2_rows, records, write_dat, write_pamap2
 
 from mmssl.data import Manifest
-from mmssl.data.sources import dat, pack_pamap2
-from mmssl.data.sources.pamap2 import ACTIVITIES, AXES
+from mmssl.data.sources import pack_pamap2
+from mmssl.data.sources.recordings.pamap2 import ACTIVITIES, AXES
+from mmssl.data.sources.series import dat
 from mmssl.errors import ConfigError, DataError
 
 

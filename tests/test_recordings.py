@@ -16,9 +16,8 @@ from mmssl.data.folds import SplitRule
 from mmssl.data.groups import total
 from mmssl.data.shards import KEY
 from mmssl.data.sources import folder as pack_folder
-from mmssl.data.sources import recordings
-from mmssl.data.sources.recordings import Collection, Unit, pack_recordings
-from mmssl.data.sources.windows import Layout, Sensor, Stretch, slug
+from mmssl.data.sources.recordings.packing import Collection, Unit, pack_recordings
+from mmssl.data.sources.recordings.windows import Layout, Sensor, Stretch, slug
 from mmssl.errors import ConfigError, DataError
 
 LAYOUT = Layout({"a": Sensor(10.0, ["x", "y"], ["g", "g"]), "b": Sensor(5.0, ["z"], ["V"])}, 2.0, 1.0, "kind",
@@ -86,7 +85,7 @@ def dies(call, number):
 
 
 def test_killed_between_any_two_renames_and_run_again_the_result_is_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(recordings, "SHARD_RECORDS", 7)
+    monkeypatch.setattr(packing, "SHARD_RECORDS", 7)
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # a kill loses nothing that the system already has
     things = collection(tmp_path / "raw")
     whole = pack_recordings(things, tmp_path / "whole" / "set")
@@ -105,7 +104,7 @@ def test_killed_between_any_two_renames_and_run_again_the_result_is_the_same(tmp
 
 
 def test_what_is_there_is_not_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(recordings, "SHARD_RECORDS", 3)
+    monkeypatch.setattr(packing, "SHARD_RECORDS", 3)
     out, reads = tmp_path / "set", []
     counted = dies(lambda: pack_recordings(collection(tmp_path / "raw"), out), 24)
     done = list(json.loads((out / pack_folder.STATE).read_text())["tallies"])
@@ -123,7 +122,7 @@ def without_order(root):
 
 
 def test_a_recording_that_failed_is_packed_once_its_file_is_whole_and_the_rest_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(recordings, "SHARD_RECORDS", 5)
+    monkeypatch.setattr(packing, "SHARD_RECORDS", 5)
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     plan, failed = collection(tmp_path / "raw"), tmp_path / "failed" / "set"
     pack_recordings(plan, failed)
@@ -147,7 +146,7 @@ def test_a_recording_that_failed_is_packed_once_its_file_is_whole_and_the_rest_s
 
 @pytest.mark.parametrize(("name", "text"), [("r4", "R4"), ("r4", "longer"), ("r5", "longer")])
 def test_a_recording_that_was_not_whole_is_packed_anew_with_all_that_stands_after_it(tmp_path, monkeypatch, name, text):
-    monkeypatch.setattr(recordings, "SHARD_RECORDS", 4)
+    monkeypatch.setattr(packing, "SHARD_RECORDS", 4)
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     plan, out = collection(tmp_path / "raw"), tmp_path / "set"
     pack_recordings(plan, out)
@@ -161,7 +160,7 @@ def test_a_recording_that_was_not_whole_is_packed_anew_with_all_that_stands_afte
 
 
 def test_a_recording_that_was_under_way_may_be_mended_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(recordings, "SHARD_RECORDS", 3)
+    monkeypatch.setattr(packing, "SHARD_RECORDS", 3)
     plan, out = collection(tmp_path / "raw"), tmp_path / "set"
     dies(lambda: pack_recordings(plan, out), 7)
     assert json.loads((out / pack_folder.STATE).read_text())["at"] == ["r1", 3]
@@ -172,7 +171,7 @@ def test_a_recording_that_was_under_way_may_be_mended_too(tmp_path, monkeypatch)
 
 
 def test_a_recording_that_is_tried_again_and_killed_is_held_against_its_new_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(recordings, "SHARD_RECORDS", 2)
+    monkeypatch.setattr(packing, "SHARD_RECORDS", 2)
     plan, out = collection(tmp_path / "raw"), tmp_path / "set"
     pack_recordings(plan, out)
     (tmp_path / "raw" / "r2.raw").write_text("mended")
@@ -208,7 +207,7 @@ def test_a_recording_that_is_new_is_added_and_one_that_is_gone_is_refused(tmp_pa
 
 
 def test_a_recording_that_gives_less_than_was_packed_of_it_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(recordings, "SHARD_RECORDS", 3)
+    monkeypatch.setattr(packing, "SHARD_RECORDS", 3)
     out = tmp_path / "set"
     dies(lambda: pack_recordings(collection(tmp_path / "raw"), out), 7)  # within r1
     assert json.loads((out / pack_folder.STATE).read_text())["at"] == ["r1", 3]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.signal import resample_poly
 
-from mmssl.data.sources import standardise
-from mmssl.data.sources.gaps import bridge, fill_back
-from mmssl.data.sources.resample import Joined, Resampled
-from mmssl.data.sources.units import factor
+from mmssl.data.sources.series import standardise
+from mmssl.data.sources.series.gaps import bridge, fill_back
+from mmssl.data.sources.series.resample import Joined, Resampled
+from mmssl.data.sources.series.units import factor
 from mmssl.errors import ConfigError, DataError
 
 

@@ -12,8 +12,8 @@ from mmssl.data.labels import parse_labels
 from mmssl.data.shards import ShardIndex, read_record, split_shards
 from mmssl.data.sources import folder as pack_folder
 from mmssl.data.sources import pack_table, packer
-from mmssl.data.sources.rows import class_names
-from mmssl.data.sources.splits import assign_splits
+from mmssl.data.sources.tables.rows import class_names
+from mmssl.data.sources.tables.splits import assign_splits
 from mmssl.errors import ConfigError, DataError
 from mmssl.transforms import count_words, vocabulary
 

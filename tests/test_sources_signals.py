@@ -11,8 +11,8 @@ from mmssl.data import Split, codecs, schema
 from mmssl.data.groups import Moments
 from mmssl.data.labels import parse_labels
 from mmssl.data.sources import pack_signals
-from mmssl.data.sources.standardise import Standardised
-from mmssl.data.sources.stores import FolderStore, NpzStore
+from mmssl.data.sources.recordings.stores import FolderStore, NpzStore
+from mmssl.data.sources.series.standardise import Standardised
 from mmssl.errors import ConfigError, DataError
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"

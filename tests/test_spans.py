@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mmssl.data.sources.description import LabelInfo
-from mmssl.data.sources.spans import Labels, find_spans
+from mmssl.data.sources.recordings.description import LabelInfo
+from mmssl.data.sources.recordings.spans import Labels, find_spans
 from mmssl.errors import DataError
 
 STAGES = LabelInfo("x.edf", {"W": "wake", "N1": "light", "N2": "light"}, drop=["*"])

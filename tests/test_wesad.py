@@ -10,7 +10,7 @@ from scipy.signal import resample_poly
 
 from mmssl.data import Manifest
 from mmssl.data.sources import pack_wesad
-from mmssl.data.sources.wesad import CONDITIONS
+from mmssl.data.sources.recordings.wesad import CONDITIONS
 from mmssl.errors import ConfigError, DataError
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mmssl.data.codecs import decode
 from mmssl.data.progress import progress_line
-from mmssl.data.sources.rows import JSONL, TEXT_COLUMN, stream_rows
-from mmssl.data.sources.table import parted
+from mmssl.data.sources.tables.rows import JSONL, TEXT_COLUMN, stream_rows
+from mmssl.data.sources.tables.table import parted
 from mmssl.data.split import Split, find_field
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import nearest

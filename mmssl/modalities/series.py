@@ -19,7 +19,8 @@ from mmssl.types import Clip
 
 @MODALITIES.register("series")
 class Series(Modality):
-    """A window of a sensor. Ships float32 (C, T) in the file's units; encoders see units of the training data's deviation.
+    """A window of a sensor. Ships float32 (C, T) in the file's units; encoders see it in those of the training data's
+    standard deviation.
 
     Args:
         channels: C.

@@ -16,10 +16,11 @@ import numpy as np
 
 from mmssl.data.folds import SplitRule
 from mmssl.data.sources.packer import PackReport
-from mmssl.data.sources.protocols import chosen_rule, find_once, source_folder, still_zipped, wanted_subjects
-from mmssl.data.sources.recordings import Collection, Unit, pack_recordings, read_checksums
-from mmssl.data.sources.resample import Resampled
-from mmssl.data.sources.windows import Layout, Sensor, Stretch, runs
+from mmssl.data.sources.recordings.packing import Collection, Unit, pack_recordings, read_checksums
+from mmssl.data.sources.recordings.protocols import chosen_rule, find_once, source_folder, still_zipped, wanted_subjects
+from mmssl.data.sources.recordings.windows import Layout, Sensor, Stretch
+from mmssl.data.sources.series.resample import Resampled
+from mmssl.data.sources.series.runs import runs
 from mmssl.data.unpickle import load_pickle
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import SOURCES

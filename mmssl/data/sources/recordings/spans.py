@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mmssl.data.sources.description import LabelInfo
-from mmssl.data.sources.edf import Annotation
-from mmssl.data.sources.windows import runs
+from mmssl.data.sources.recordings.description import LabelInfo
+from mmssl.data.sources.series.edf import Annotation
+from mmssl.data.sources.series.runs import runs
 from mmssl.errors import DataError
 
 #: Start and end in seconds, and class number.

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from mmssl.data.folds import SplitRule
-from mmssl.data.sources.edf import EdfFile, EdfSignal
 from mmssl.data.sources.packer import PackReport
-from mmssl.data.sources.protocols import chosen_rule, find_once, source_folder, still_zipped, wanted_subjects
-from mmssl.data.sources.recordings import Collection, Unit, pack_recordings, read_checksums
-from mmssl.data.sources.resample import Joined, Resampled, Signal
-from mmssl.data.sources.windows import Layout, Sensor, Stretch
+from mmssl.data.sources.recordings.packing import Collection, Unit, pack_recordings, read_checksums
+from mmssl.data.sources.recordings.protocols import chosen_rule, find_once, source_folder, still_zipped, wanted_subjects
+from mmssl.data.sources.recordings.windows import Layout, Sensor, Stretch
+from mmssl.data.sources.series.edf import EdfFile, EdfSignal
+from mmssl.data.sources.series.resample import Joined, Resampled, Signal
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import SOURCES
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mmssl.data.sources.description import SignalInfo
-from mmssl.data.sources.edf import Annotation, EdfFile
-from mmssl.data.sources.resample import Signal
-from mmssl.data.sources.wfdb_files import WfdbRecord, read_rhythms
+from mmssl.data.sources.recordings.description import SignalInfo
+from mmssl.data.sources.series.edf import Annotation, EdfFile
+from mmssl.data.sources.series.resample import Signal
+from mmssl.data.sources.series.wfdb_files import WfdbRecord, read_rhythms
 from mmssl.errors import DataError
 from mmssl.registry import nearest
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmssl.data.sources.resample import Signal
+from mmssl.data.sources.series.resample import Signal
 from mmssl.errors import DataError
 
 #: Samples by which a beginning may miss the grid of a signal: headers give times to a microsecond.

@@ -10,15 +10,15 @@ from functools import cache, partial
 import numpy as np
 
 from mmssl.data.folds import by_name
-from mmssl.data.sources.clocks import Later, Start, differ, to_cut, uneven
-from mmssl.data.sources.description import Description, SignalInfo, load_description
 from mmssl.data.sources.packer import PackReport
-from mmssl.data.sources.recordings import Collection, Unit, pack_recordings, read_checksums
-from mmssl.data.sources.resample import Resampled, Signal
-from mmssl.data.sources.spans import Labels, find_spans
-from mmssl.data.sources.standardise import Standardised
-from mmssl.data.sources.stores import FolderStore, NpzStore, open_store
-from mmssl.data.sources.windows import Layout, Sensor, Stretch
+from mmssl.data.sources.recordings.clocks import Later, Start, differ, to_cut, uneven
+from mmssl.data.sources.recordings.description import Description, SignalInfo, load_description
+from mmssl.data.sources.recordings.packing import Collection, Unit, pack_recordings, read_checksums
+from mmssl.data.sources.recordings.spans import Labels, find_spans
+from mmssl.data.sources.recordings.stores import FolderStore, NpzStore, open_store
+from mmssl.data.sources.recordings.windows import Layout, Sensor, Stretch
+from mmssl.data.sources.series.resample import Resampled, Signal
+from mmssl.data.sources.series.standardise import Standardised
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import SOURCES, nearest
 

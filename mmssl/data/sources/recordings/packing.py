@@ -13,11 +13,11 @@ from mmssl.data.groups import GroupInfo
 from mmssl.data.progress import progress_line
 from mmssl.data.schema import Manifest
 from mmssl.data.shards import ShardWriter
-from mmssl.data.sources.attempts import ALL, ANEW, fresh, hold, read_hash
-from mmssl.data.sources.collection import Collection, Unit
 from mmssl.data.sources.folder import PackFolder
 from mmssl.data.sources.packer import LEFT_OUT, PackReport
-from mmssl.data.sources.windows import Layout, Tally, records
+from mmssl.data.sources.recordings.attempts import ALL, ANEW, fresh, hold, read_hash
+from mmssl.data.sources.recordings.collection import Collection, Unit
+from mmssl.data.sources.recordings.windows import Layout, Tally, records
 from mmssl.data.survey import survey
 from mmssl.errors import ConfigError, DataError, few
 

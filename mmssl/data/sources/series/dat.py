@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmssl.data.sources.windows import runs
+from mmssl.data.sources.series.runs import runs
 from mmssl.errors import DataError
 
 LINES = 20_000

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmssl.data.sources.rows import Columns
+from mmssl.data.sources.tables.rows import Columns
 from mmssl.errors import ConfigError
 from mmssl.rng import Rng
 

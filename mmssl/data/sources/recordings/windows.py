@@ -12,7 +12,7 @@ import numpy as np
 
 from mmssl.data import codecs, schema
 from mmssl.data.groups import GroupInfo, Moments, total
-from mmssl.data.sources.resample import Signal
+from mmssl.data.sources.series.resample import Signal
 
 SLACK = 1e-6  # seconds; rates such as 1/3 Hz must not lose a window to rounding
 
@@ -136,14 +136,6 @@ def _count(tally: Tally, layout: Layout, present: Mapping[str, np.ndarray], labe
             info.moments[name] = (total([info.moments[name]]) + part if name in info.moments else part).as_json()
     for label, number in labels.items():
         info.classes.setdefault(label, [0] * len(layout.classes))[number] += 1
-
-
-def runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
-    """First and one past the last position of each longest run of equal values."""
-    if not len(values):
-        return
-    edges = np.flatnonzero(values[1:] != values[:-1]) + 1
-    yield from zip([0, *edges.tolist()], [*edges.tolist(), len(values)])
 
 
 def slug(name: str, group: str) -> str:

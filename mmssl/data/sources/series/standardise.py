@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from mmssl.data.groups import Moments
-from mmssl.data.sources.resample import Signal
+from mmssl.data.sources.series.resample import Signal
 
 #: Samples in time that are measured at once.
 BLOCK = 1 << 18

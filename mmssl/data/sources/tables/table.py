@@ -14,8 +14,8 @@ from mmssl.data import codecs, schema
 from mmssl.data.labels import Classes
 from mmssl.data.progress import progress_line
 from mmssl.data.sources.packer import Item, Packer, PackReport
-from mmssl.data.sources.rows import KINDS, Columns, class_names, find_columns, read_rows
-from mmssl.data.sources.splits import choose_splits
+from mmssl.data.sources.tables.rows import KINDS, Columns, class_names, find_columns, read_rows
+from mmssl.data.sources.tables.splits import choose_splits
 from mmssl.data.survey import finish
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import SOURCES

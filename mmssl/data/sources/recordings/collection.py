@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.data.folds import SplitRule
-from mmssl.data.sources.windows import Layout, Stretch, slug
+from mmssl.data.sources.recordings.windows import Layout, Stretch, slug
 from mmssl.errors import ConfigError, DataError, few
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from mmssl.data.schema import FILE_NAME as MANIFEST
 from mmssl.data.shards import ShardIndex, index_path, list_splits
-from mmssl.data.sources.collection import Collection, Unit
 from mmssl.data.sources.folder import PackFolder
+from mmssl.data.sources.recordings.collection import Collection, Unit
 from mmssl.data.survey import hash_file
 from mmssl.errors import ConfigError, DataError, few
 

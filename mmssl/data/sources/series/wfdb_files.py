@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmssl.data.sources.units import factor
+from mmssl.data.sources.series.units import factor
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import nearest
 

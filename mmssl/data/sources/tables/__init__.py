@@ -1,0 +1,1 @@
+"""Data sets of media files that a table names."""
