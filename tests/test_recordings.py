@@ -16,6 +16,7 @@ from mmssl.data.folds import SplitRule
 from mmssl.data.groups import total
 from mmssl.data.shards import KEY
 from mmssl.data.sources import folder as pack_folder
+from mmssl.data.sources.recordings import packing
 from mmssl.data.sources.recordings.packing import Collection, Unit, pack_recordings
 from mmssl.data.sources.recordings.windows import Layout, Sensor, Stretch, slug
 from mmssl.errors import ConfigError, DataError
