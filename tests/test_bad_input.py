@@ -76,6 +76,7 @@ def test_an_unknown_recipe_or_setting_is_named_with_the_nearest(capsys, tmp_path
     ("probe.features=[acce]", 2, ("probe.features: no feature is called 'acce'; did you mean 'acc'",)),
     ("trainer.accelerator=tpuu", 2, ("trainer: accelerator tpuu, devices 1, precision 32-true: not on this machine (",
                                      "trainer.accelerator=auto takes what there is")),
+    ("trainer.precision=bf16-true", 2, ("trainer.precision: expected one of 32-true, bf16-mixed, 16-mixed",)),
     ("encoders.gyro.width=4", 2, ("encoders: an aggregator needs one width",))])
 def test_what_cannot_work_is_said_before_anything_is_written(capsys, tmp_path, good, override, code, said):
     found, _, err = fit(capsys, tmp_path, good / "recipe.yaml", "probe.labels=[act]", override)
