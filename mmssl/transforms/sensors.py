@@ -16,7 +16,7 @@ def turned(x: Float[Tensor, "B 3 T"], degrees: float, rng: Rng) -> Float[Tensor,
 
     Each row about an axis drawn evenly from the sphere, by `degrees` times a standard normal number. No paper: ours.
     """
-    draws = rng.normal(4, len(x)).to(x.dtype)
+    draws = rng.normal(4, len(x)).to(x)
     return rotations(draws[:, :3], draws[:, 3] * math.radians(degrees)) @ x
 
 
@@ -31,9 +31,9 @@ def rotations(axes: Float[Tensor, "B 3"], angles: Float[Tensor, "B"]) -> Float[T
 
 def scaled(x: Float[Tensor, "B C T"], spread: float, rng: Rng) -> Float[Tensor, "B C T"]:
     """Each channel times 1 + `spread` x a standard normal number, one for the window. No paper: ours."""
-    return x * (1 + spread * rng.normal(x.shape[1], len(x)).to(x.dtype))[..., None]
+    return x * (1 + spread * rng.normal(x.shape[1], len(x)).to(x))[..., None]
 
 
 def noisy(x: Float[Tensor, "B C T"], spread: float, rng: Rng) -> Float[Tensor, "B C T"]:
     """Gaussian noise of this standard deviation added. No paper: ours."""
-    return x + spread * rng.normal(x[0].numel(), len(x)).reshape(x.shape).to(x.dtype)
+    return x + spread * rng.normal(x[0].numel(), len(x)).reshape(x.shape).to(x)
