@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
-import math
 import os
 import re
 import signal
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mmssl.convert import tensorflow_export
-from mmssl.data import npy_header
+from mmssl.data import npy_header, read_npy
 from mmssl.errors import ConfigError, DataError
 from mmssl.registry import nearest
 from mmssl.storage import refused
@@ -68,9 +67,9 @@ class Tensors:
             raise DataError(f"{self.path}: lists '{name}' without its values; export the checkpoint again, whole")
         try:
             with self._archive.open(self._members[name]) as member:
-                array = np.lib.format.read_array(member, allow_pickle=False)
-            return array.astype(array.dtype.newbyteorder("="), copy=False)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+                array = read_npy(member.read())
+            return array.astype(array.dtype.newbyteorder("="))
+        except (OSError, DataError, zipfile.BadZipFile) as error:
             raise DataError(f"{self.path}: '{name}' is damaged ({error}); export the checkpoint again") from None
 
     def close(self) -> None:
@@ -81,14 +80,14 @@ class Tensors:
         info = self._members[name]
         try:
             with self._archive.open(info) as member:
-                shape, dtype = npy_header(member)
+                header = npy_header(member)
                 held = info.file_size - member.tell()
         except (OSError, DataError, zipfile.BadZipFile) as error:
             raise DataError(f"{self.path}: '{name}': {error}") from None
-        if math.prod(shape) * dtype.itemsize != held:
-            raise DataError(f"{self.path}: '{name}' of shape {shape}, {dtype} does not fit its {held} bytes; export "
-                            "the checkpoint again")
-        return shape, dtype.name
+        if header.bytes != held:
+            raise DataError(f"{self.path}: '{name}' of shape {header.shape}, {header.dtype} does not fit its {held} "
+                            "bytes; export the checkpoint again")
+        return header.shape, header.dtype.name
 
     def _listed(self, info: zipfile.ZipInfo) -> dict[str, tuple[tuple[int, ...], str]]:
         try:

@@ -6,10 +6,10 @@ from typing import Any
 _HOMES = {
     "Manifest": "schema", "ModalityInfo": "schema", "ShardInfo": "schema", "SplitInfo": "schema", "finish": "survey",
     "decode": "codecs", "encode_flac": "codecs", "encode_json": "codecs", "encode_mp4": "codecs",
-    "encode_npy": "codecs", "read_video_and_sound": "codecs",
+    "encode_npy": "npy", "read_video_and_sound": "codecs",
     "ShardIndex": "shards", "ShardWriter": "shards", "read_record": "shards", "split_shards": "shards",
     "list_splits": "files", "Split": "split", "inspect": "split", "Problem": "checks", "verify": "checks",
-    "npy_header": "plain", "Order": "order", "StoredOrder": "order", "Quarantine": "quarantine",
+    "npy_header": "npy", "read_npy": "npy", "Order": "order", "StoredOrder": "order", "Quarantine": "quarantine",
     "ClipCache": "samples", "Reader": "samples", "collate_clips": "samples", "decode_file": "samples",
     "transform_clips": "samples", "StreamLoader": "stream", "DataModule": "module",
     "SplitRule": "folds", "assignment_hash": "folds", "training_statistics": "measure",

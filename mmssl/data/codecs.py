@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mmssl.data.media import PICTURES, open_media, read_frames, read_sound, read_video, shifted
-from mmssl.data.plain import decode_json, decode_npy, decode_txt, encode_json, encode_npy
+from mmssl.data.npy import encode_npy
+from mmssl.data.plain import decode_json, decode_npy, decode_txt, encode_json
 from mmssl.data.schema import ModalityInfo
 from mmssl.errors import DataError, MmsslError
 from mmssl.registry import CODECS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmssl.data.npy import read_npy
 from mmssl.data.schema import ModalityInfo
 from mmssl.errors import DataError
 from mmssl.registry import CODECS
@@ -27,43 +27,22 @@ def decode_npy(data: bytes, info: ModalityInfo) -> Clip:
         DataError: not an array file, an object array (that would be pickle), a length that differs from what the
             header promises, another number of channels than `info.channels`, or values that are not finite.
     """
-    stream = io.BytesIO(data)
-    shape, dtype = npy_header(stream)
-    promised, held = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
-    if math.prod(shape) > SAMPLES_LIMIT:
-        raise DataError(f"array of shape {shape} has more than {SAMPLES_LIMIT} values; cut it into shorter records")
-    if promised != held:
-        raise DataError(f"array of shape {shape}, {dtype} needs {promised} bytes, the file holds {held}; it was cut "
-                        "off")
-    array = np.load(io.BytesIO(data), allow_pickle=False)
+    array = read_npy(data)
+    if array.size > SAMPLES_LIMIT:
+        raise DataError(f"array of shape {array.shape} has more than {SAMPLES_LIMIT} values; cut it into shorter "
+                        "records")
     array = array[None] if array.ndim == 1 else array
     if array.ndim < 2 or array.size == 0:
-        raise DataError(f"array of shape {shape}, expected (channels, samples) with at least one value")
+        raise DataError(f"array of shape {array.shape}, expected (channels, samples) with at least one value")
     if info.channels and array.shape[0] != len(info.channels):
-        raise DataError(f"array of shape {shape}, expected {len(info.channels)} channels ({', '.join(info.channels)})")
+        raise DataError(f"array of shape {array.shape}, expected {len(info.channels)} channels "
+                        f"({', '.join(info.channels)})")
     with np.errstate(over="ignore"):
         values = np.array(array, dtype=np.float32, order="C")
     bad = int(values.size - np.isfinite(values).sum())
     if bad:
         raise DataError(f"{bad} of {values.size} values are not finite numbers; fill or drop them before packing")
     return Clip(torch.from_numpy(values), info.rate)
-
-
-def npy_header(stream: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype that an array file's header promises; the stream stands at the first value afterwards.
-
-    Raises:
-        DataError: no such header, or one of other things than real numbers. No paper: ours.
-    """
-    try:
-        version = np.lib.format.read_magic(stream)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, _, dtype = read(stream)
-    except (ValueError, KeyError, EOFError) as error:
-        raise DataError(f"not a NumPy array file of version 1 or 2 ({error})") from None
-    if dtype.kind not in "biuf" or any(n < 0 for n in shape):
-        raise DataError(f"array of {dtype}, expected real numbers (objects would be pickle, which mmssl never reads)")
-    return shape, dtype
 
 
 @CODECS.register("json")
@@ -117,13 +96,6 @@ def _texts(texts: list[str]) -> Clip:
         raise DataError(f"holds {len(texts)} texts, expected 1 to {TEXTS_LIMIT}; leave the file out of a record that "
                         "has no text")
     return Clip(texts)
-
-
-def encode_npy(array: np.ndarray | torch.Tensor) -> bytes:
-    """An array as the bytes of a `.npy` file; equal arrays give equal bytes. Raises ValueError for object arrays."""
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-    return stream.getvalue()
 
 
 def encode_json(value: Any) -> bytes:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from mmssl.data.npy import npy_header
 from mmssl.errors import DataError
 
 #: Letters and widths of the types that are read: numbers, strings, and objects, which are read like anything else.
@@ -178,18 +179,14 @@ def load_object_array(path: Path, sha256: str | None = None) -> np.ndarray:
         raise DataError(f"{path}: sha256 is {found}, expected {sha256}: another version of the file, or a damaged one")
     stream = io.BytesIO(content)
     try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
-        if dtype != np.dtype(object):
-            raise DataError(f"{path}: holds {dtype}, expected a pickled object array; read it with numpy.load")
+        shape = npy_header(stream, kinds="O").shape
         array = RestrictedUnpickler(stream).load()
     except DataError as error:
         message = str(error)
         raise DataError(message if message.startswith(str(path)) else f"{path}: {message}") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise DataError(f"{path}: not a readable object array ({type(error).__name__}: {error})") from None
-    if not isinstance(array, np.ndarray) or array.shape != tuple(shape):
-        raise DataError(f"{path}: the header promises an array of shape {tuple(shape)}, the pickle holds "
+    if not isinstance(array, np.ndarray) or array.shape != shape:
+        raise DataError(f"{path}: the header promises an array of shape {shape}, the pickle holds "
                         f"{type(array).__name__} {getattr(array, 'shape', '')}".rstrip())
     return array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import zipfile
 from array import array as packed
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from mmssl.data.npy import read_npy
 from mmssl.data.sources.recordings.description import SignalInfo
 from mmssl.data.sources.series.edf import Annotation, EdfFile
 from mmssl.data.sources.series.resample import Signal
 from mmssl.data.sources.series.wfdb_files import WfdbRecord, read_rhythms
 from mmssl.errors import DataError
 from mmssl.registry import nearest
+
+PLAIN = "biufcmMSU"  # kinds of values that an array file can hold without pickle
 
 
 class NpzStore:
@@ -25,9 +29,9 @@ class NpzStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = np.load(path, allow_pickle=False)
-            self.names = list(self._file.files)
-        except Exception as error:  # zipfile and NumPy each have their own, e.g. for half a download or an empty file
+            self._file = zipfile.ZipFile(path)
+            self.names = [name.removesuffix(".npy") for name in self._file.namelist() if name.endswith(".npy")]
+        except (OSError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: not a readable npz file ({error}); it may be cut off, copy it again") from None
 
     def read(self, name: str, columns: list[str] | None = None) -> np.ndarray:
@@ -35,8 +39,8 @@ class NpzStore:
         if name not in self.names:
             raise DataError(f"{self.path}: no array '{name}'{nearest(name, self.names)}")
         try:
-            array = self._file[name]
-        except Exception as error:  # zipfile, zlib and NumPy each have their own, and one for object arrays
+            array = read_npy(self._file.read(name + ".npy"), PLAIN)
+        except Exception as error:  # zipfile and zlib have many, for damaged, encrypted and unknown members
             raise DataError(f"{self.path}: array '{name}' cannot be read ({error}); arrays of Python objects never "
                             f"are, save it again as numbers") from None
         array = array[:, None] if array.ndim == 1 else array
