@@ -69,7 +69,7 @@ def test_a_header_is_never_longer_than_the_limit():
 
 
 def test_the_loader_never_enters_the_parser_that_threads_share(monkeypatch):
-    """`ast` keeps one depth for all threads (CPython 3.11 to 3.13): two of them in it, and a sound sample is bad."""
+    """`ast` keeps one depth for all threads (CPython 3.11): two of them in it, and a sound sample is bad."""
     def entered(*args, **kwargs):
         raise SystemError("AST constructor recursion depth mismatch (before=36, after=32)")
 
