@@ -1,7 +1,7 @@
 """NumPy's array files, read without NumPy's own reader of their headers, which is not safe on threads.
 
-That reader parses the header with `ast`, whose depth counter all threads of CPython share (seen with 3.11): now and then
-two of the loader's threads meet there, one of them gets a SystemError, and a sound sample counts as bad.
+That reader parses the header with `ast`, whose depth counter all threads of CPython share (seen with 3.11): now and
+then two of the loader's threads meet there, one of them gets a SystemError, and a sound sample counts as bad.
 """
 
 from __future__ import annotations
