@@ -46,12 +46,12 @@ LOSSES = {"CMC": ["loss=cmc", "aggregator=concat"], "NCE of the views": ["loss={
           "Barlow Twins": ["loss=barlow_twins"], "COCOA": ["loss=cocoa", "aggregator=concat"],
           "leave one out": ["loss=leave_one_out", "aggregator=concat"]}
 #: The released settings of the wristband have their own parts, but encoders a sixth as wide, to take minutes.
-STRESS = ["trunks={}", "aggregator=mlp", "mask=modality",
+STRESS = ["trunks={}", "mask=modality",
           *(f"encoders.{m}={{name: conv, width: 16}}" for m in ("acc", "bvp", "eda", "temp"))]
 #: The released settings, for 2,000 steps.
-REFERENCE = ["source=reference", "data.batch_per_device=8", "trainer.max_steps=2000"]
-#: The supervised runs: as long as the validation subjects gain from it, at most 120 steps.
-TUNED = ["trainer.max_steps=120", "trainer.val_every=40", "trainer.log_every=100", "data.batch_per_device=64"]
+REFERENCE = ["source=reference", "aggregator=mlp", "data.batch_per_device=8", "trainer.max_steps=2000"]
+#: The supervised runs: as long as the validation subjects gain from it, at most 400 steps.
+TUNED = ["trainer.max_steps=400", "trainer.val_every=40", "trainer.log_every=100", "data.batch_per_device=64"]
 QUIET = ["probe.labels=[]", "trainer.val_every=1000000", "trainer.checkpoint_every=50", "trainer.log_every=50"]
 
 

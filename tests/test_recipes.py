@@ -112,7 +112,7 @@ def test_gradients_are_accumulated_to_the_batch_of_a_step():
 
 def test_the_dry_run_prints_the_published_counts_and_needs_no_data(capsys, monkeypatch):
     monkeypatch.setenv("MMSSL_CACHE", "/nowhere")
-    published = ["source=reference", "encoders.acc.width=96", "encoders.gyro.width=96"]
+    published = ["source=reference", "aggregator=mlp", "encoders.acc.width=96", "encoders.gyro.width=96"]
     assert main(["fit", "--recipe", "crossl_tiny", "--dry-run", *published]) == 0
     said = capsys.readouterr().out
     aggregator = 192 * 64 + 64 + 64 * 32 + 32 + 32 * 32 + 32 + 64  # of two modalities
