@@ -62,6 +62,20 @@ def test_no_other_header_is_believed(text):
             npy_header(io.BytesIO(with_header(text, version) + bytes(4)))
 
 
+@pytest.mark.parametrize("shape", ["(0, 1" + "0" * 30 + ")", "(" + "1, " * 80 + ")"])
+def test_shapes_that_no_array_has_are_refused(shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".ljust(400)
+    text = header.encode() + b"\n"
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(4 * ("0, 1" not in shape))
+    with pytest.raises(DataError, match="cannot be had"):
+        read_npy(data)
+
+
+def test_a_plain_array_where_objects_are_wanted_is_told_what_reads_it():
+    with pytest.raises(DataError, match="float64, expected a pickled object array; read it with"):
+        npy_header(io.BytesIO(encode_npy(np.ones(3))), kinds="O")
+
+
 def test_a_header_is_never_longer_than_the_limit():
     data = b"\x93NUMPY\x02\x00" + struct.pack("<I", 1 << 31) + b"{" * 20_000
     with pytest.raises(DataError, match="header of 2147483648 bytes, 10000 of them read"):

@@ -17,7 +17,6 @@ import torch
 
 from mmssl.errors import DataError
 
-NO_PICKLE = "real numbers (objects would be pickle, which mmssl never reads)"
 HEADER_LIMIT = 10_000  # bytes; a plain array's header has about 120
 _LENGTH = {(1, 0): "<H", (2, 0): "<I"}  # by version of the format
 _TYPE, _SHAPE = r"['\"][<>=|]?[A-Za-z?]\d*(?:\[\w+\])?['\"]", r"\([\dL,\s]*\)"  # L: as Python 2 wrote whole numbers
@@ -58,7 +57,9 @@ def npy_header(stream: io.BufferedIOBase, kinds: str = "biuf") -> NpyHeader:
     except (ValueError, KeyError, EOFError, TypeError, struct.error) as error:
         raise DataError(f"not a NumPy array file of version 1 or 2 ({error})") from None
     if header.dtype.kind not in kinds:
-        raise DataError(f"array of {header.dtype}, expected " + ("objects" if kinds == "O" else NO_PICKLE))
+        wanted = "a pickled object array; read it with numpy.load" if kinds == "O" else \
+            "real numbers (objects would be pickle, which mmssl never reads)"
+        raise DataError(f"array of {header.dtype}, expected {wanted}")
     return header
 
 
@@ -78,8 +79,11 @@ def read_npy(data: bytes, kinds: str = "biuf") -> np.ndarray:
     if header.bytes != len(data) - start:
         raise DataError(f"array of shape {header.shape}, {header.dtype} needs {header.bytes} bytes, the file holds "
                         f"{len(data) - start}; it was cut off")
-    values = np.frombuffer(data, header.dtype, math.prod(header.shape), start)
-    return values.reshape(header.shape, order="F" if header.fortran else "C")
+    try:
+        values = np.frombuffer(data, header.dtype, math.prod(header.shape), start)
+        return values.reshape(header.shape, order="F" if header.fortran else "C")
+    except (ValueError, OverflowError) as error:  # no axis of an empty array is bounded by its bytes
+        raise DataError(f"array of shape {header.shape}, {header.dtype} cannot be had ({error})") from None
 
 
 def encode_npy(array: np.ndarray | torch.Tensor) -> bytes:
